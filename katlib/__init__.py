@@ -1,0 +1,13 @@
+"""katlib: the Kolmogorov-Arnold Transformer (KAT, arXiv 2409.10594), small enough to read in an evening."""
+
+from katlib.data import load_cifar10
+from katlib.fit import RationalFit, fit_rational
+from katlib.grkan import GRKAN, GRKANMlp
+from katlib.init import gain
+from katlib.rational import GroupRational, rational, rational_reference
+from katlib.spline import SplineKAN
+from katlib.vit import VisionTransformer
+
+__version__ = "0.1.0"
+__all__ = ["rational", "rational_reference", "GroupRational", "GRKAN", "GRKANMlp", "SplineKAN", "VisionTransformer",
+           "RationalFit", "fit_rational", "gain", "load_cifar10"]

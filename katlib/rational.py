@@ -1,0 +1,243 @@
+"""The group-rational function, the activation of the Kolmogorov-Arnold Transformer.
+
+    F(x) = P(x) / Q(x),   P(x) = a_0 + a_1 x + ... + a_m x^m,   Q(x) = 1 + |b_1| |x| + ... + |b_n| |x|^n
+
+Channels come in groups of neighbours, and a group shares one F (Yang & Wang, arXiv 2409.10594, equations 11 to 13). Q is the
+"safe" denominator in which every term has its own absolute value (Molina et al., arXiv 1907.06732; "version A" in their code):
+Q >= 1 everywhere, so F has no pole, and it is the one that the published KAT checkpoints were trained with.
+
+Letters as in the papers: a and b are the coefficients, P and Q the polynomials, F the ratio. z stands for |x|.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+STORED = json.loads((Path(__file__).parent / "coefficients.json").read_text())    # written by `make coefficients`
+
+
+def _sign(t: Tensor) -> Tensor:
+    """-1 where t < 0, else +1. sign(0) = +1, unlike torch.sign: a denominator that starts at 0 must still learn."""
+    return torch.where(t < 0, -torch.ones_like(t), torch.ones_like(t))
+
+
+def _horner(t: Tensor, c: Tensor) -> Tensor:
+    """c_0 + c_1 t + ... + c_k t^k, group by group. t (rows, G, span), c (G, k + 1)."""
+    value = c[:, -1, None]                                                  # (G, 1)
+    for i in range(c.shape[1] - 2, -1, -1):
+        value = torch.addcmul(c[:, i, None], value, t)                      # (rows, G, span)
+    return value
+
+
+def _evaluate(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """F(x) in plain PyTorch, differentiable as often as you like. x (rows, G, span), a (G, m + 1), b (G, n)."""
+    ones = torch.ones_like(b[:, :1]) if b.shape[1] else b.new_ones(b.shape[0], 1)
+    Q = _horner(x * _sign(x), torch.cat([ones, b * _sign(b)], 1))
+    return (_horner(x, a) / Q).expand(x.shape)
+
+
+def _gradients(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, da and db for the gradient g of F(x), with every power recomputed from x. Shapes as in `_evaluate`.
+
+        dx   = g (P' - F Q') / Q          Q' = sign(x) sum_j j |b_j| |x|^(j - 1)
+        da_i = sum g x^i / Q              db_j = -sign(b_j) sum g F |x|^j / Q
+    """
+    s, z = _sign(x), x.abs()
+    P = torch.zeros_like(x) + a[:, -1, None]
+    dP = torch.zeros_like(x)
+    for i in range(a.shape[1] - 2, -1, -1):
+        dP = torch.addcmul(P, dP, x)                                        # the chain of P' runs one step behind that of P
+        P = torch.addcmul(a[:, i, None], P, x)
+    Q = torch.zeros_like(x)
+    dQ = torch.zeros_like(x)                                                # dQ / d|x|
+    for c in [*b.abs().unbind(1)[::-1], torch.ones_like(b[:, :1]).flatten() if b.shape[1] else b.new_ones(b.shape[0])]:
+        dQ = torch.addcmul(Q, dQ, z)
+        Q = torch.addcmul(c[:, None], Q, z)
+    F = P / Q
+    term = g / Q
+    dx = term * (dP - F * s * dQ)
+    v = -term * F
+    da, db = [term.sum((0, 2))], []
+    for _ in range(1, a.shape[1]):
+        term = term * x
+        da.append(term.sum((0, 2)))
+    for sign in _sign(b).unbind(1):
+        v = v * z
+        db.append(sign * v.sum((0, 2)))
+    return dx, torch.stack(da, 1), torch.stack(db, 1) if db else torch.zeros_like(b)
+
+
+class _Rational(torch.autograd.Function):
+    """F with a backward that stores x alone and recomputes the rest: autograd would keep some twenty tensors of x's size."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, a, b):
+        return _evaluate(x.to(a.dtype), a, b).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, a, b = ctx.saved_tensors
+        dx, da, db = _gradients(g.to(a.dtype), x.to(a.dtype), a, b)
+        return dx.to(x.dtype), da, db
+
+
+def _check(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
+    for name, tensor in (("x", x), ("numerator", numerator), ("denominator", denominator)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} is {tensor.dtype}; allowed are float16, bfloat16, float32 and float64")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; they must be on one device")
+    if x.ndim == 0:
+        raise ValueError("x has no dimensions; it needs at least the channel dimension")
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"dim={dim} is out of range for x of shape {tuple(x.shape)}; allowed are {-x.ndim} to {x.ndim - 1}")
+    if numerator.ndim != 2 or numerator.shape[1] == 0:
+        raise ValueError(f"numerator has shape {tuple(numerator.shape)}; it must be (groups, m + 1), m >= 0")
+    if denominator.ndim != 2:
+        raise ValueError(f"denominator has shape {tuple(denominator.shape)}; it must be (groups, n)")
+    channels = x.shape[dim]
+    for name, groups in (("numerator", numerator.shape[0]), ("denominator", denominator.shape[0])):
+        if groups == 0 or channels % groups:
+            raise ValueError(f"{name} has {groups} groups, which do not divide the {channels} channels of x (shape "
+                             f"{tuple(x.shape)}, dim={dim}); use a divisor of {channels}")
+
+
+def _grouped(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x as (rows, G, span) with one a (G, m + 1) and one b (G, n) for each of the G groups.
+
+    In a contiguous tensor a group of neighbouring channels is one contiguous span, whatever follows the channel dimension, so
+    (..., C) and (N, C, H, W) become the same three numbers. G is the least common multiple of the two group counts.
+    """
+    _check(x, numerator, denominator, dim)
+    dim %= x.ndim
+    G = math.lcm(numerator.shape[0], denominator.shape[0])
+    rows = math.prod(x.shape[:dim])
+    span = x.shape[dim] // G * math.prod(x.shape[dim + 1:])
+    dtype = torch.promote_types(x.dtype, torch.float32)                     # float16 and bfloat16 are computed in float32
+    a = numerator.to(dtype).repeat_interleave(G // numerator.shape[0], 0)
+    b = denominator.to(dtype).repeat_interleave(G // denominator.shape[0], 0)
+    return x.reshape(rows, G, span), a, b
+
+
+def rational_reference(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1) -> Tensor:
+    """The same function as `rational`, differentiated by autograd: the yardstick for every faster way of computing it.
+
+    Arguments, result and errors are those of `rational`. In float64 it is the oracle of the tests.
+    """
+    grouped, a, b = _grouped(x, numerator, denominator, dim)
+    return _evaluate(grouped.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
+
+
+def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1) -> Tensor:
+    """Applies F(x) = P(x) / Q(x), with one F for each group of channels (arXiv 2409.10594, equations 11 to 13).
+
+    Args:
+        x: any shape of rank 1 or more; float16, bfloat16, float32 or float64. C is its size along `dim`.
+        numerator: (Gn, m + 1), the coefficients a_0 .. a_m of each numerator group in ascending order.
+        denominator: (Gd, n), the coefficients b_1 .. b_n of each denominator group; only their absolute values count.
+        dim: the channel dimension; -1 for (batch, tokens, channels), 1 for (N, C, H, W).
+
+    Gn and Gd are any divisors of C. A group is a block of neighbouring channels.
+
+    Returns:
+        A tensor of x's shape and dtype. Half types are computed in float32, float64 in float64. The gradient of |t| at
+        t = 0 is taken as +1, so that a denominator that starts at 0 still learns. Gradients of any order are defined.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: shapes, devices, groups or `dim` do not fit; the message says what was given and what is allowed.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 0.0, 2.0])
+        >>> katlib.rational(x, torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0]]))      # x / (1 + |x|), softsign
+        tensor([-0.6667,  0.0000,  0.6667])
+    """
+    grouped, a, b = _grouped(x, numerator, denominator, dim)
+    return _Rational.apply(grouped, a, b).reshape(x.shape)
+
+
+def initial_coefficients(init, degrees: tuple[int, int] = (5, 4)) -> tuple[Tensor, Tensor]:
+    """Coefficients to start from: a_0 .. a_m and b_1 .. b_n as two float64 vectors.
+
+    Args:
+        init: a name ("identity", "relu", "gelu", "swish" or "tanh"), whose coefficients were fitted by `katlib.fit`;
+            a `katlib.RationalFit`; or a pair (numerator, denominator) of one-dimensional tensors or lists.
+        degrees: (m, n).
+
+    Raises:
+        ValueError: an unknown name, degrees for which that name was not fitted, or coefficients of another number.
+    """
+    m, n = degrees
+    if m < 0 or n < 0:
+        raise ValueError(f"degrees={degrees}; allowed are pairs (m, n) of m >= 0 and n >= 0")
+    if init == "identity" and m >= 1:
+        return torch.eye(m + 1, dtype=torch.float64)[1], torch.zeros(n, dtype=torch.float64)     # exact at any degrees
+    if isinstance(init, str):
+        if init not in STORED:
+            raise ValueError(f"init={init!r} is not known; allowed are 'identity', " + ", ".join(map(repr, STORED)))
+        if f"{m},{n}" not in STORED[init]:
+            raise ValueError(f"init={init!r} is fitted for degrees {', '.join(f'({d})' for d in STORED[init])}, not for {degrees}; "
+                             f"for others pass init=katlib.fit_rational(target, degrees={degrees})")
+        entry = STORED[init][f"{m},{n}"]
+        a, b = entry["numerator"], entry["denominator"]
+    else:
+        a, b = (init.numerator, init.denominator) if hasattr(init, "numerator") else init
+    a, b = (torch.as_tensor(c, dtype=torch.float64).detach().flatten() for c in (a, b))
+    if (len(a), len(b)) != (m + 1, n):
+        raise ValueError(f"init has {len(a)} numerator and {len(b)} denominator coefficients; degrees={degrees} needs {m + 1} and {n}")
+    return a, b
+
+
+class GroupRational(nn.Module):
+    """A learned activation: one rational function for each group of channels.
+
+    Args:
+        channels: size of the channel dimension.
+        groups: number of denominators; a divisor of `channels`.
+        init: where to start, see `initial_coefficients`.
+        degrees: (m, n), the degrees of numerator and denominator.
+        numerator_groups: number of numerators; 1 shares one among all groups, as the released KAT models do.
+        dim: the channel dimension of the input.
+
+    Parameters (names as in the released checkpoints):
+        weight_numerator: (numerator_groups, m + 1), float32.
+        weight_denominator: (groups, n), float32.
+
+    Raises:
+        ValueError: group counts that do not divide `channels`, or an `init` that is not known.
+
+    Example:
+        >>> katlib.GroupRational(64, groups=8, init="gelu")(torch.zeros(2, 64)).shape
+        torch.Size([2, 64])
+    """
+
+    def __init__(self, channels: int, groups: int = 8, init="swish", degrees: tuple[int, int] = (5, 4),
+                 numerator_groups: int = 1, dim: int = -1):
+        super().__init__()
+        for name, count in (("groups", groups), ("numerator_groups", numerator_groups)):
+            if count < 1 or channels % count:
+                raise ValueError(f"{name}={count} does not divide channels={channels}; use a divisor of {channels}")
+        a, b = initial_coefficients(init, degrees)
+        self.channels, self.dim = channels, dim
+        self.weight_numerator = nn.Parameter(a.float().repeat(numerator_groups, 1))
+        self.weight_denominator = nn.Parameter(b.float().repeat(groups, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 0 or x.shape[self.dim] != self.channels:
+            raise ValueError(f"x has shape {tuple(x.shape)}; dimension {self.dim} must have {self.channels} channels")
+        return rational(x, self.weight_numerator, self.weight_denominator, dim=self.dim)
+
+    def extra_repr(self) -> str:
+        (gn, m), (gd, n) = self.weight_numerator.shape, self.weight_denominator.shape
+        return f"{self.channels}, groups={gd}, degrees=({m - 1}, {n}), numerator_groups={gn}, dim={self.dim}"

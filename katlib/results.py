@@ -1,0 +1,61 @@
+"""What a run leaves behind: where it was made, what it measured, and the tables that the book makes from `results/*.json`."""
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from katlib.rational import GroupRational
+
+FOLDER = Path(__file__).resolve().parent.parent / "results"         # of the repository; an installed package has none
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or of the processor with the number of threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
+
+
+def git_commit() -> str:
+    """The commit that this package was run from, or "unknown"; "+" marks changes that are not committed."""
+    if not (FOLDER.parent / ".git").exists():
+        return "unknown"
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def learned_activations(model: nn.Module) -> dict[str, dict]:
+    """The coefficients of every `GroupRational` of the model, as lists under its name."""
+    return {name: {"numerator": m.weight_numerator.tolist(), "denominator": m.weight_denominator.tolist()}
+            for name, m in model.named_modules() if isinstance(m, GroupRational)}
+
+
+def write_json(path: Path, record: dict) -> None:
+    """Writes `record` to a file of another name and renames it: under its own name it is whole or absent."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(record) + "\n")
+    temporary.replace(path)
+
+
+def stored_runs(folder: Path = FOLDER, **conditions) -> list[dict]:
+    """The runs in `folder` whose entries equal `conditions`, for example `mlp="grkan"`, by file name.
+
+    Raises:
+        FileNotFoundError: there is no such folder; the stored runs are part of the book's repository, not of the package.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: the stored runs come with the book's repository, not with the package")
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [run for run in runs if "test_accuracy" in run and all(run.get(key) == value for key, value in conditions.items())]

@@ -1,0 +1,157 @@
+"""The Vision Transformer, with the usual MLPs or with group-rational KAN layers in their place: the latter is KAT.
+
+    x = x + attention(norm(x))
+    x = x + mlp(norm(x))            (Dosovitskiy et al., arXiv 2010.11929; KAT: arXiv 2409.10594, equation 10)
+
+Module and parameter names are timm's and the released KAT's, so that their weights fit.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from katlib.grkan import GRKANMlp
+from katlib.init import mimetic_, variance_preserving_
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (arXiv 1706.03762), with mimetic initialisation."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        mimetic_(self.qkv, self.proj, num_heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, N, C = x.shape
+        q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)     # each (B, heads, N, C / heads)
+        x = F.scaled_dot_product_attention(q, k, v)                                                         # (B, heads, N, C / heads)
+        return self.proj(x.transpose(1, 2).reshape(B, N, C))                                                # (B, N, C)
+
+
+class Mlp(nn.Module):
+    """The MLP of a ViT: linear, GELU, linear; initialised by the same rule as `GRKANMlp`."""
+
+    def __init__(self, in_features: int, hidden_features: int, drop: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.act = nn.GELU()
+        self.drop1 = nn.Dropout(drop)
+        self.fc2 = nn.Linear(hidden_features, in_features)
+        variance_preserving_(self.fc1, "identity")
+        variance_preserving_(self.fc2, "gelu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.drop1(self.act(self.fc1(x))))              # (B, N, C) -> (B, N, hidden) -> (B, N, C)
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole samples while training (stochastic depth, arXiv 1603.09382)."""
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep) / keep
+
+
+class Block(nn.Module):
+    """One transformer block: attention, then the MLP, each behind a norm and beside a shortcut."""
+
+    def __init__(self, dim: int, num_heads: int, mlp: nn.Module, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))                # (B, N, C)
+        return x + self.drop_path(self.mlp(self.norm2(x)))              # (B, N, C)
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches and maps each to a token."""
+
+    def __init__(self, patch_size: int, in_chans: int, dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size)
+        nn.init.normal_(self.proj.weight, std=1 / math.sqrt(in_chans * patch_size ** 2))
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)                  # (B, 3, H, W) -> (B, N, C)
+
+
+class VisionTransformer(nn.Module):
+    """A Vision Transformer (`mlp="mlp"`) or a Kolmogorov-Arnold Transformer (`mlp="grkan"`).
+
+    Args:
+        img_size, patch_size: side lengths in pixels; patch_size divides img_size.
+        in_chans: channels of the image.
+        num_classes: outputs.
+        embed_dim, depth, num_heads: width, number of blocks, attention heads; num_heads divides embed_dim.
+        mlp_ratio: hidden width of the MLP, in units of embed_dim.
+        mlp: "grkan" or "mlp".
+        groups, act_init, degrees, numerator_groups: of the rational functions (`GRKANMlp`); without effect for "mlp".
+        drop_rate: dropout after the embedding and within the MLPs.
+        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
+
+    Input (B, in_chans, img_size, img_size), output logits (B, num_classes). Two models built from the same seed, one of each
+    kind, start with the same attention, embedding and head.
+
+    Raises:
+        ValueError: sizes that do not divide, or an unknown `mlp`.
+
+    Example:
+        >>> model = katlib.VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=10)
+        >>> model(torch.randn(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
+
+    def __init__(self, img_size: int = 224, patch_size: int = 16, in_chans: int = 3, num_classes: int = 1000, embed_dim: int = 768,
+                 depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0, mlp: str = "grkan", groups: int = 8,
+                 act_init=("identity", "swish"), degrees: tuple[int, int] = (5, 4), numerator_groups: int = 1,
+                 drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__()
+        if img_size % patch_size:
+            raise ValueError(f"patch_size={patch_size} does not divide img_size={img_size}")
+        if embed_dim % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
+        if mlp not in ("grkan", "mlp"):
+            raise ValueError(f"mlp={mlp!r} is not known; allowed are 'grkan' and 'mlp'")
+        hidden = int(embed_dim * mlp_ratio)
+
+        def make_mlp() -> nn.Module:
+            if mlp == "mlp":
+                return Mlp(embed_dim, hidden, drop_rate)
+            return GRKANMlp(embed_dim, hidden, drop=drop_rate, groups=groups, init=act_init, degrees=degrees, numerator_groups=numerator_groups)
+
+        self.img_size = img_size
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=1e-6))
+        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + (img_size // patch_size) ** 2, embed_dim), std=0.02))
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.blocks = nn.Sequential(*[
+            Block(embed_dim, num_heads, make_mlp(), drop_path_rate * i / max(1, depth - 1)) for i in range(depth)])
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.head = nn.Linear(embed_dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] != (self.img_size, self.img_size):
+            raise ValueError(f"images have shape {tuple(x.shape)}; they must be (B, channels, {self.img_size}, {self.img_size})")
+        x = self.patch_embed(x)                                                             # (B, patches, C)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed       # (B, 1 + patches, C)
+        x = self.norm(self.blocks(self.pos_drop(x)))
+        return self.head(x[:, 0])                                                           # (B, num_classes)
