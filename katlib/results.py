@@ -3,7 +3,10 @@
 import json
 import platform
 import subprocess
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from typing import Callable
 
 import torch
 from torch import nn
@@ -11,6 +14,19 @@ from torch import nn
 from katlib.rational import GroupRational
 
 FOLDER = Path(__file__).resolve().parent.parent / "results"         # of the repository; an installed package has none
+
+
+@dataclass
+class Html:
+    """Text that a notebook shows as HTML."""
+
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return ""
 
 
 def device_name(device: torch.device) -> str:
@@ -59,3 +75,23 @@ def stored_runs(folder: Path = FOLDER, **conditions) -> list[dict]:
         raise FileNotFoundError(f"{folder} does not exist: the stored runs come with the book's repository, not with the package")
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     return [run for run in runs if "test_accuracy" in run and all(run.get(key) == value for key, value in conditions.items())]
+
+
+def table(runs: list[dict], columns: dict[str, Callable[[dict], str]], caption: str) -> Html:
+    """A table with a row for each run. `columns` maps headings to functions that take a run and return a cell's text."""
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in columns)
+    rows = "".join("<tr>" + "".join(f"<td>{escape(cell(run))}</td>" for cell in columns.values()) + "</tr>" for run in runs)
+    return Html(f'<table class="katlib-table"><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>')
+
+
+RUN_COLUMNS: dict[str, Callable[[dict], str]] = {
+    "model": lambda run: {"grkan": "KAT", "mlp": "MLP twin"}[run["mlp"]],
+    "parameters": lambda run: f"{run['parameters']:,}",
+    "epochs": lambda run: str(len(run["epochs"])),
+    "training images": lambda run: f"{run['config']['train_images']:,}",
+    "test accuracy": lambda run: f"{run['test_accuracy']:.2%}",
+    "test loss": lambda run: f"{run['epochs'][-1]['test_loss']:.3f}",
+    "seed": lambda run: str(run["seed"]),
+    "device": lambda run: run["device_name"],
+    "date": lambda run: run["date"],
+}

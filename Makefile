@@ -1,0 +1,46 @@
+# make book · make test · make help.   Another Python: make book PYTHON=python3.12
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install book test notebooks data coefficients picture colab clean
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+
+install: $(INSTALLED) ## a virtual environment in .venv with everything in it
+
+# The versions of constraints.txt; anew only when one of the two files has changed.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.10 to 3.13 is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[book,test]"
+	@touch $@
+
+book: $(INSTALLED) ## build the book from the stored outputs, warnings are errors
+	$(BIN)/jupyter-book build . --all --warningiserror --keep-going --quiet
+	@echo "The book: _build/html/index.html"
+
+test: book ## run everything that the project checks: the package, the built book, the notebooks
+	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+
+notebooks: $(INSTALLED) ## run all notebooks and store their outputs; one: make notebooks ONLY=01
+	$(BIN)/python book/_ext/notebooks.py execute $(ONLY)
+
+data: $(INSTALLED) ## download CIFAR-10 into the cache, check it
+	$(BIN)/python -c 'from katlib import load_cifar10; print(load_cifar10())'
+
+coefficients: $(INSTALLED) ## fit the starting points of the rational functions anew
+	$(BIN)/python -c 'from katlib.fit import main; main()'
+
+picture: $(INSTALLED) ## draw the README's picture from the stored run
+	$(BIN)/python book/_ext/notebooks.py picture
+
+colab: ## take the repository's address from the git remote; notebooks then install katlib from it
+	$(PYTHON) book/_ext/notebooks.py colab
+
+clean: ## remove what was built; the environment and the data stay
+	rm -rf _build runs .pytest_cache

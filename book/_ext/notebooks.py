@@ -1,0 +1,120 @@
+"""Works on all notebooks at once: runs them and stores their outputs, or writes the repository's address into them.
+
+    python book/_ext/notebooks.py execute [01 ...]      `make notebooks`
+    python book/_ext/notebooks.py picture               `make picture`
+    python book/_ext/notebooks.py colab                 `make colab`; needs nothing but Python and git
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def setup_cell(repository: str) -> str:
+    """The first code cell of every notebook. `repository` is an address that git can clone, or empty."""
+    return f'''# Installs katlib where it is missing, as in Colab; elsewhere this does nothing.
+import importlib.util
+import subprocess
+import sys
+REPOSITORY = "{repository}"
+if importlib.util.find_spec("katlib") is None:
+    assert REPOSITORY, "katlib is not installed: run `pip install -e .` in the book's folder, then restart the kernel"
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, "kat-book"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "kat-book"], check=True)
+    sys.path.insert(0, "kat-book")'''
+
+
+def address() -> str:
+    """The repository's address in `_config.yml`."""
+    return re.search(r'^repository:\n  url: "(.*)"$', (ROOT / "_config.yml").read_text(), re.M).group(1)
+
+
+def store(path: Path, notebook: dict) -> None:
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+
+
+def execute(numbers: list[str]) -> None:
+    """Runs the notebooks (those whose names begin with one of `numbers`) from their own folder; stores their outputs, and in the opening of
+    each how long it ran on what."""
+    import nbformat
+    import torch
+    from nbclient import NotebookClient
+
+    from katlib.results import device_name
+
+    device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    for path in NOTEBOOKS:
+        if numbers and not path.name.startswith(tuple(numbers)):
+            continue
+        notebook = nbformat.read(path, 4)
+        started = time.perf_counter()
+        NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(path.parent)}}).execute()
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.metadata.pop("execution", None)
+                # progress bars write to stderr; what is left there otherwise would be a warning, and warnings are to be mended
+                cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr" and "\r" in o.text)]
+        seconds = time.perf_counter() - started
+        opening = notebook.cells[0]
+        opening.source = re.sub(r"Run time: [^*]*\*", f"Run time: {seconds:.0f} s ({device}).*", opening.source)
+        notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                             "language_info": {"name": "python"}}
+        text = nbformat.writes(notebook, 4)
+        for place in (str(ROOT), str(Path.home())):
+            if place in text:
+                sys.exit(f"{path.name}: an output shows {place}, a path of this machine")
+        path.write_text(text + "\n")
+        print(f"{path.name}: {seconds:.0f} s", flush=True)
+
+
+def picture() -> None:
+    """Draws the README's picture from the stored run of the KAT."""
+    from katlib import plot
+    from katlib.results import stored_runs
+
+    plot.picture(ROOT / "book" / "_static" / "learned_activations.svg", stored_runs(preset="cifar-nano", mlp="grkan", seed=0)[0])
+
+
+def colab() -> None:
+    """Puts the address of the remote `origin` into `_config.yml`, into the notebooks' first cells and into the README."""
+    found = subprocess.run(["git", "-C", str(ROOT), "remote", "get-url", "origin"], capture_output=True, text=True).stdout.strip()
+    match = re.fullmatch(r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?", found)
+    if not match:
+        sys.exit(f"Colab opens notebooks from GitHub, and the remote `origin` is not there ({found or 'there is none'}): "
+                 "git remote add origin https://github.com/YOU/REPOSITORY")
+    name = match.group(1)
+    write_address(f"https://github.com/{name}")
+    print(f"the book's address is https://github.com/{name}; commit the change")
+
+
+def write_address(url: str) -> None:
+    """Writes one address (or none, if empty) into every place that holds it."""
+    config = ROOT / "_config.yml"
+    text = re.sub(r'(?<=^repository:\n  url: ")[^"]*', url, config.read_text(), flags=re.M)
+    text = re.sub(r"^  (colab_url: .*|thebe: .*)\n", "", text, flags=re.M)
+    text = text.replace("launch_buttons:\n", "launch_buttons:\n  thebe: false\n" + ('  colab_url: "https://colab.research.google.com"\n' if url else ""))
+    config.write_text(text)
+    for path in NOTEBOOKS:
+        notebook = json.loads(path.read_text())
+        first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+        first["source"] = setup_cell(url).splitlines(keepends=True)
+        store(path, notebook)
+    readme = ROOT / "README.md"
+    name = url.removeprefix("https://github.com/")
+    links = "".join(f"- [{p.stem}](https://colab.research.google.com/github/{name}/blob/main/notebooks/{p.name})\n" for p in NOTEBOOKS) if url else ""
+    text = re.sub(r"(?<=<!-- colab -->\n).*?(?=<!-- /colab -->)", links, readme.read_text(), flags=re.S)
+    readme.write_text(text)
+
+
+if __name__ == "__main__":
+    command, *rest = sys.argv[1:] or ["help"]
+    commands = {"execute": lambda: execute(rest), "picture": picture, "colab": colab}
+    if command not in commands:
+        sys.exit(__doc__)
+    commands[command]()
