@@ -94,6 +94,8 @@ def fit_rational(target: str | Callable[[Tensor], Tensor], degrees: tuple[int, i
     even = ones.clone()
     even[m + 1::2] = 0                                                          # holds b_1, b_3, ... at 0
     best, best_error = None, math.inf
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)                                                    # systems of ten unknowns: threads would only wait for each other
     for denominator, stages in ((0.1, [ones]), (1.0, [ones]), (None, [ones]), (None, [even, ones])):
         theta = _start(X, Z, y, stages[0], denominator)
         for free in stages:
@@ -105,6 +107,7 @@ def fit_rational(target: str | Callable[[Tensor], Tensor], degrees: tuple[int, i
                     best, best_error = theta, error
                 weight = weight * (residual.abs() / max(error, 1e-300) + 1e-3)
                 weight = weight / weight.mean()
+    torch.set_num_threads(threads)
     powers = scale ** torch.arange(max(m, n) + 1, dtype=torch.float64)
     fit = RationalFit(best[:m + 1] / powers[:m + 1], best[m + 1:].abs() / powers[1:n + 1], math.nan, (float(lo), float(hi)))
     fit.max_error = max_error(fit, function, interval)

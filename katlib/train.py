@@ -170,10 +170,11 @@ def train(preset: str | Config = "cifar-nano", mlp: str = "grkan", epochs: int =
             loss = F.cross_entropy(logits.float(), y, label_smoothing=config.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             if not (loss + norm).isfinite():
                 raise TrainingDiverged(f"step {step} (epoch {epoch + 1}): not finite in {first_nonfinite(model, x)}; loss {loss.item()}, "
                                        f"gradient norm {norm.item()}. Try a smaller learning rate than {config.lr}.")
+            nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_grad, norm)     # after the check: a NaN norm would spread to all
             optimizer.step()
             loss_sum += loss.item() * len(y)
             correct += (logits.argmax(1) == y).sum().item()

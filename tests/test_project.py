@@ -1,0 +1,195 @@
+"""The repository as a whole: pins, notebooks, the built book."""
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HTML = ROOT / "_build" / "html"
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import notebooks as tool                                                # noqa: E402
+
+
+def pins(lines):
+    """{name: version} of the lines `name==version`; of a version that depends on Python's, the newer Python's."""
+    found = (re.match(r'([\w.-]+)==([\w.]+)(?: ; python_version >= "3.11")?$', line.strip()) for line in lines)
+    return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
+
+
+def test_environment_yml_pins_the_same_versions_as_constraints_txt():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    listed = pins(next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)))
+    constraints = pins((ROOT / "constraints.txt").read_text().splitlines())
+    assert listed == {name: constraints[name] for name in listed}
+    project = (ROOT / "pyproject.toml").read_text()
+    needed = {name.lower() for name in re.findall(r'^    "([\w-]+)[><=]', project, re.M)}
+    assert set(listed) == needed and len(needed) >= 14
+
+
+def test_every_constraint_can_hold_beside_the_ranges():
+    from packaging.requirements import Requirement
+    constraints = pins((ROOT / "constraints.txt").read_text().splitlines())
+    project = (ROOT / "pyproject.toml").read_text()
+    for requirement in map(Requirement, re.findall(r'^    "([\w-]+[><=][^"]*)"', project, re.M)):
+        assert requirement.specifier.contains(constraints[requirement.name.lower()]), requirement
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return json.loads(request.param.read_text())
+
+
+def test_every_page_is_in_the_table_of_contents_and_every_notebook_is_a_page():
+    toc = (ROOT / "_toc.yml").read_text()
+    pages = re.findall(r"(?:root|file): (\S+)", toc)
+    assert all((ROOT / f"{page}.md").exists() or (ROOT / f"{page}.ipynb").exists() for page in pages)
+    assert {f"notebooks/{path.stem}" for path in NOTEBOOKS} <= set(pages) and len(NOTEBOOKS) >= 2
+
+
+def test_the_first_cell_installs_katlib_from_the_address_in_the_configuration(notebook):
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert "".join(code[0]["source"]) == tool.setup_cell(tool.address())
+
+
+def test_notebooks_are_stored_executed_in_order_and_without_debris(notebook):
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error" and output.get("name") != "stderr"
+            assert not re.search(r"/(home|root|tmp|Users)/|\b\d\d:\d\d:\d\d\b", json.dumps(output))
+
+
+def test_notebooks_open_with_a_question_and_close_with_what_was_learned(notebook):
+    markdown = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    assert "**The question.**" in markdown[0] and re.search(r"Run time: \d+ s \(.+\)\.\*", markdown[0])
+    assert "## What we learned" in markdown[-1] and "### Further reading" in markdown[-1]
+
+
+def test_every_exercise_has_a_check_and_a_folded_solution(notebook):
+    cells = notebook["cells"]
+    exercises = [i for i, cell in enumerate(cells) if re.search(r"^### \d+\.\d+ ", "".join(cell["source"]), re.M)]
+    assert exercises
+    for i in exercises:
+        check, solution = cells[i + 1], cells[i + 2]
+        assert "def check_" in "".join(check["source"])
+        assert "Right" not in "".join(line for output in check["outputs"] for line in output.get("text", []))      # the answer is left to the reader
+        assert "hide-input" in solution["metadata"]["tags"] and "assert check_" in "".join(solution["source"])
+        assert "".join(solution["source"]).startswith("# @title Solution")
+
+
+def test_key_numbers_are_compared(notebook):
+    assert sum("nbval-check-output" in cell["metadata"].get("tags", []) for cell in notebook["cells"]) >= 3
+
+
+def test_the_address_is_written_everywhere_and_taken_back(tmp_path, monkeypatch):
+    """`make colab` in a copy of the repository."""
+    (tmp_path / "notebooks").mkdir()
+    for name in ("_config.yml", "README.md"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    copies = [tmp_path / "notebooks" / path.name for path in NOTEBOOKS]
+    for path, copy in zip(NOTEBOOKS, copies):
+        copy.write_text(path.read_text())
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    monkeypatch.setattr(tool, "NOTEBOOKS", copies)
+    before = tool.address()
+    tool.write_address("https://github.com/someone/kat")
+    assert tool.address() == "https://github.com/someone/kat"
+    assert yaml.safe_load((tmp_path / "_config.yml").read_text())["launch_buttons"]["colab_url"] == "https://colab.research.google.com"
+    assert (tmp_path / "README.md").read_text().count("colab.research.google.com/github/someone/kat/blob/main/notebooks/") == len(copies)
+    assert all('REPOSITORY = \\"https://github.com/someone/kat\\"' in copy.read_text() for copy in copies)
+    tool.write_address(before)
+    assert all(copy.read_text() == path.read_text() for path, copy in zip(NOTEBOOKS, copies))
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+
+
+def test_no_module_is_long_and_the_package_can_be_read_in_an_evening():
+    lines = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "katlib").rglob("*.py")}
+    assert max(lines.values()) <= 250, lines
+    assert sum(lines.values()) <= 2000, lines
+
+
+def test_figures_ask_for_a_caption_and_an_alt_text_and_are_the_same_every_time():
+    from katlib import plot
+    drawings = [plot.functions([0.0, 1.0], {"line": [0.0, 1.0]}) for _ in range(2)]
+    assert plot.svg(drawings[0]) == plot.svg(drawings[1])
+    shown = plot.figure(drawings[0], "a <line>", 'a "line"')._repr_html_()
+    assert "a &lt;line&gt;" in shown and 'alt="a &quot;line&quot;"' in shown
+    for caption, alt in (("", "x"), ("x", " ")):
+        with pytest.raises(ValueError, match="caption"):
+            plot.figure(drawings[0], caption, alt)
+
+
+def test_the_readme_picture_is_the_one_that_the_code_draws_from_the_stored_run():
+    from katlib import plot
+    from katlib.results import stored_runs
+    run = stored_runs(preset="cifar-nano", mlp="grkan", seed=0)[0]
+    drawn = plot.svg(plot.activations(run["activations"])).decode()
+    stored = (ROOT / "book" / "_static" / "learned_activations.svg").read_text()
+    number = re.compile(r"-?\d+\.\d+")
+    assert number.sub("", drawn) == number.sub("", stored)              # the same strokes; their last digits may depend on the processor
+    assert [float(n) for n in number.findall(drawn)] == pytest.approx([float(n) for n in number.findall(stored)], abs=0.01)
+
+
+class Page(HTMLParser):
+    """What a page loads, links to, and defines."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.links, self.ids, self.images = [], [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        a = dict(attributes)
+        self.ids.add(a.get("id"))
+        if tag in ("script", "img", "iframe", "source") and a.get("src"):
+            self.loads.append(a["src"])
+        if tag == "link" and a.get("rel") in ("stylesheet", "preload", "preconnect", "icon", "modulepreload"):
+            self.loads.append(a["href"])
+        if tag == "a" and a.get("href"):
+            self.links.append(a["href"])
+        if tag == "img":
+            self.images.append(a)
+
+
+@pytest.fixture(scope="module")
+def pages():
+    if not (HTML / "index.html").exists():
+        pytest.skip("the book is not built; `make test` builds it first")
+    paths = [HTML / "book" / "intro.html", HTML / "book" / "notation.html", HTML / "book" / "references.html"]
+    return {path: Page(path.read_text()) for path in paths + [HTML / "notebooks" / f"{path.stem}.html" for path in NOTEBOOKS]}
+
+
+def test_the_built_book_loads_nothing_from_elsewhere(pages):
+    for path, page in pages.items():
+        assert page.loads
+        for source in page.loads:
+            assert not re.match(r"(https?:)?//", source), f"{path.name} loads {source}"
+            if not source.startswith("data:"):
+                assert (path.parent / source.split("?")[0].split("#")[0]).exists(), f"{path.name} loads {source}, which is not there"
+    assert any("mathjax" in source for page in pages.values() for source in page.loads)
+
+
+def test_links_within_the_book_lead_somewhere(pages):
+    for path, page in pages.items():
+        for link in page.links:
+            if re.match(r"[a-z]+:|#|//", link):
+                continue
+            target, _, anchor = link.partition("#")
+            assert (path.parent / target).exists(), f"{path.name} links to {link}"
+
+
+def test_every_figure_of_the_book_has_a_text_alternative(pages):
+    figures = [image for page in pages.values() for image in page.images if image.get("src", "").startswith("data:image/svg")]
+    assert len(figures) >= 4 and all(len(image.get("alt") or "") > 20 for image in figures)
+
+
+def test_citations_are_resolved(pages):
+    for path, page in pages.items():
+        assert "[?]" not in path.read_text() and "{cite" not in path.read_text(), path.name
