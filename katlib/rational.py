@@ -16,78 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from katlib import operator
+from katlib.reference import evaluate
+
 STORED = json.loads((Path(__file__).parent / "coefficients.json").read_text())    # written by `make coefficients`
-
-
-def _sign(t: Tensor) -> Tensor:
-    """-1 where t < 0, else +1. sign(0) = +1, unlike torch.sign: a denominator that starts at 0 must still learn."""
-    return torch.where(t < 0, -torch.ones_like(t), torch.ones_like(t))
-
-
-def _horner(t: Tensor, c: Tensor) -> Tensor:
-    """c_0 + c_1 t + ... + c_k t^k, group by group. t (rows, G, span), c (G, k + 1)."""
-    value = c[:, -1, None]                                                  # (G, 1)
-    for i in range(c.shape[1] - 2, -1, -1):
-        value = torch.addcmul(c[:, i, None], value, t)                      # (rows, G, span)
-    return value
-
-
-def _evaluate(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """F(x) in plain PyTorch, differentiable as often as you like. x (rows, G, span), a (G, m + 1), b (G, n)."""
-    ones = torch.ones_like(b[:, :1]) if b.shape[1] else b.new_ones(b.shape[0], 1)
-    Q = _horner(x * _sign(x), torch.cat([ones, b * _sign(b)], 1))
-    return (_horner(x, a) / Q).expand(x.shape)
-
-
-def _gradients(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, da and db for the gradient g of F(x), with every power recomputed from x. Shapes as in `_evaluate`.
-
-        dx   = g (P' - F Q') / Q          Q' = sign(x) sum_j j |b_j| |x|^(j - 1)
-        da_i = sum g x^i / Q              db_j = -sign(b_j) sum g F |x|^j / Q
-    """
-    s, z = _sign(x), x.abs()
-    P = torch.zeros_like(x) + a[:, -1, None]
-    dP = torch.zeros_like(x)
-    for i in range(a.shape[1] - 2, -1, -1):
-        dP = torch.addcmul(P, dP, x)                                        # the chain of P' runs one step behind that of P
-        P = torch.addcmul(a[:, i, None], P, x)
-    Q = torch.zeros_like(x)
-    dQ = torch.zeros_like(x)                                                # dQ / d|x|
-    for c in [*b.abs().unbind(1)[::-1], torch.ones_like(b[:, :1]).flatten() if b.shape[1] else b.new_ones(b.shape[0])]:
-        dQ = torch.addcmul(Q, dQ, z)
-        Q = torch.addcmul(c[:, None], Q, z)
-    F = P / Q
-    term = g / Q
-    dx = term * (dP - F * s * dQ)
-    v = -term * F
-    da, db = [term.sum((0, 2))], []
-    for _ in range(1, a.shape[1]):
-        term = term * x
-        da.append(term.sum((0, 2)))
-    for sign in _sign(b).unbind(1):
-        v = v * z
-        db.append(sign * v.sum((0, 2)))
-    return dx, torch.stack(da, 1), torch.stack(db, 1) if db else torch.zeros_like(b)
-
-
-class _Rational(torch.autograd.Function):
-    """F with a backward that stores x alone and recomputes the rest: autograd would keep some twenty tensors of x's size."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x, a, b):
-        return _evaluate(x.to(a.dtype), a, b).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, g):
-        x, a, b = ctx.saved_tensors
-        dx, da, db = _gradients(g.to(a.dtype), x.to(a.dtype), a, b)
-        return dx.to(x.dtype), da, db
 
 
 def _check(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
@@ -136,7 +68,7 @@ def rational_reference(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim
     Arguments, result and errors are those of `rational`. In float64 it is the oracle of the tests.
     """
     grouped, a, b = _grouped(x, numerator, denominator, dim)
-    return _evaluate(grouped.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
+    return evaluate(grouped.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1) -> Tensor:
@@ -152,7 +84,8 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
 
     Returns:
         A tensor of x's shape and dtype. Half types are computed in float32, float64 in float64. The gradient of |t| at
-        t = 0 is taken as +1, so that a denominator that starts at 0 still learns. Gradients of any order are defined.
+        t = 0 is taken as +1, so that a denominator that starts at 0 still learns. Gradients of any order are defined, in
+        reverse mode; forward-mode differentiation (`torch.func.jvp`) raises NotImplementedError.
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
@@ -164,7 +97,7 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
         tensor([-0.6667,  0.0000,  0.6667])
     """
     grouped, a, b = _grouped(x, numerator, denominator, dim)
-    return _Rational.apply(grouped, a, b).reshape(x.shape)
+    return operator.rational(grouped.contiguous(), a, b).reshape(x.shape)
 
 
 def initial_coefficients(init, degrees: tuple[int, int] = (5, 4)) -> tuple[Tensor, Tensor]:

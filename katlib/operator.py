@@ -1,0 +1,117 @@
+"""`katlib::rational` as a PyTorch operator: one name, and behind it the fastest way of computing it that the device has.
+
+    katlib::rational(x, a, b) -> y                              katlib::rational_backward(g, x, a, b) -> (dx, da, db)
+
+with contiguous x, g, y and dx (rows, G, span), a (G, m + 1) and b (G, n); a and b are float64 if x is, else float32. CPU tensors go to
+`katlib.cpu`, CUDA tensors to `katlib.cuda`; where those cannot serve, and on any other device, the reference in PyTorch runs. The backward stores x and the
+coefficients alone. Derivatives of second and higher order go through the reference.
+"""
+
+import torch
+from torch import Tensor
+
+from katlib import cpu
+from katlib.reference import evaluate, gradients
+
+LIBRARY = torch.library.Library("katlib", "DEF")
+LIBRARY.define("rational(Tensor x, Tensor a, Tensor b) -> Tensor")
+LIBRARY.define("rational_backward(Tensor g, Tensor x, Tensor a, Tensor b) -> (Tensor, Tensor, Tensor)")
+
+
+def reference_forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The operator in plain PyTorch."""
+    return evaluate(x.to(a.dtype), a, b).to(x.dtype).contiguous()
+
+
+def reference_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator's backward in plain PyTorch, itself differentiable."""
+    dx, da, db = gradients(g.to(a.dtype), x.to(a.dtype), a, b)
+    return dx.to(x.dtype).contiguous(), da, db
+
+
+def _cpu_forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    if not cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]):
+        return reference_forward(x, a, b)
+    return cpu.forward(x.contiguous(), a.contiguous(), b.contiguous())
+
+
+def _cpu_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if not cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]):
+        return reference_backward(g, x, a, b)
+    return cpu.backward(g.contiguous(), x.contiguous(), a.contiguous(), b.contiguous())
+
+
+LIBRARY.impl("rational", _cpu_forward, "CPU")
+LIBRARY.impl("rational_backward", _cpu_backward, "CPU")
+LIBRARY.impl("rational", reference_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("rational_backward", reference_backward, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("katlib::rational")
+def _(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("katlib::rational_backward")
+def _(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(a), torch.empty_like(b)
+
+
+def _fold(batch: int, tensors, dims) -> list[Tensor]:
+    """For vmap: puts the mapped dimension into the groups, so that each sample's groups are groups of their own."""
+    tensors = [t.expand(batch, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims)]
+    return [(t.transpose(0, 1).flatten(1, 2) if t.ndim == 4 else t.flatten(0, 1)).contiguous() for t in tensors]
+
+
+def _unfold(batch: int, t: Tensor) -> Tensor:
+    """(rows, batch G, span) -> (batch, rows, G, span), and (batch G, k) -> (batch, G, k)."""
+    return t.unflatten(1, (batch, -1)).transpose(0, 1) if t.ndim == 3 else t.unflatten(0, (batch, -1))
+
+
+class _Function(torch.autograd.Function):
+    """An operator with what all transforms of torch.func need: a context, and a rule for vmap."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @classmethod
+    def vmap(cls, info, in_dims, *tensors):
+        output = cls.apply(*_fold(info.batch_size, tensors, in_dims))
+        if isinstance(output, Tensor):
+            return _unfold(info.batch_size, output), 0
+        return tuple(_unfold(info.batch_size, t) for t in output), (0, 0, 0)
+
+
+class _Rational(_Function):
+    @staticmethod
+    def forward(x, a, b):
+        return torch.ops.katlib.rational(x, a, b)
+
+    @staticmethod
+    def backward(ctx, g):
+        return _RationalBackward.apply(g.contiguous(), *ctx.saved_tensors)      # contiguous: the gradient of a sum has stride 0
+
+
+class _RationalBackward(_Function):
+    @staticmethod
+    def forward(g, x, a, b):
+        return torch.ops.katlib.rational_backward(g, x, a, b)
+
+    @staticmethod
+    def backward(ctx, *gradients_of_gradients):
+        _, pull_back = torch.func.vjp(reference_backward, *ctx.saved_tensors)
+        return pull_back(gradients_of_gradients)
+
+
+# torch.compile and torch.export see the operator and these; in eager mode the Functions above, which torch.func understands too.
+torch.library.register_autograd("katlib::rational", lambda ctx, g: torch.ops.katlib.rational_backward(g.contiguous(), *ctx.saved_tensors),
+                                setup_context=_Function.setup_context)
+torch.library.register_autograd("katlib::rational_backward", _RationalBackward.backward, setup_context=_Function.setup_context)
+
+
+def rational(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """F(x) for contiguous x (rows, G, span), a (G, m + 1) and b (G, n); gradients of any order."""
+    if torch.compiler.is_compiling():
+        return torch.ops.katlib.rational(x, a, b)
+    return _Rational.apply(x, a, b)

@@ -1,0 +1,103 @@
+"""`katlib::rational` as an operator: what torch.library, torch.compile, torch.export, autocast and torch.func ask of it."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import katlib
+from katlib.operator import reference_backward, reference_forward
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+TINY = dict(img_size=16, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=10)
+
+
+def grouped(dtype=torch.float32, rows=3, G=4, span=5, m=5, n=4, requires_grad=True):
+    c = torch.promote_types(dtype, torch.float32)
+    tensors = torch.randn(rows, G, span).to(dtype), torch.randn(G, m + 1, dtype=c), torch.randn(G, n, dtype=c)
+    return tuple(t.requires_grad_(requires_grad) for t in tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck(dtype):
+    torch.library.opcheck(torch.ops.katlib.rational.default, grouped(dtype))
+    torch.library.opcheck(torch.ops.katlib.rational.default, grouped(dtype, rows=0, requires_grad=False))
+    torch.library.opcheck(torch.ops.katlib.rational_backward.default, (torch.randn(3, 4, 5).to(dtype), *grouped(dtype)))
+
+
+@pytest.mark.parametrize("mlp", ["grkan", "mlp"])
+def test_a_transformer_compiles_whole(mlp):
+    """fullgraph: one break would be an error. Values and gradients as without it."""
+    model = katlib.VisionTransformer(**TINY, mlp=mlp)
+    x = torch.randn(2, 3, 16, 16)
+    expected = model(x)
+    wanted = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+    got = torch.autograd.grad(compiled.square().sum(), list(model.parameters()))
+    assert_close(compiled, expected)
+    for mine, theirs in zip(got, wanted):
+        assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_inductor_compiles_a_layer():
+    layer = katlib.GRKAN(16, 8, groups=4)
+    x = torch.randn(3, 16, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True)
+    assert_close(compiled(x), layer(x))
+    assert_close(*(torch.autograd.grad(f(x).square().sum(), [x, *layer.parameters()]) for f in (compiled, layer)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_is_exported_with_the_operator_and_without():
+    layer = katlib.GRKAN(16, 8, groups=4)
+    x = torch.randn(3, 16)
+    program = torch.export.export(layer, (x,))
+    assert "katlib.rational" in program.graph_module.code
+    assert_close(program.module()(x), layer(x))
+    plain = program.run_decompositions({torch.ops.katlib.rational.default: reference_forward})
+    assert "katlib" not in plain.graph_module.code
+    assert_close(plain.module()(x), layer(x))
+
+
+def test_autocast_keeps_bfloat16():
+    layer = katlib.GRKANMlp(32, 64)
+    x = torch.randn(4, 32)
+    seen = []
+    layer.act2.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert seen == [(torch.bfloat16, torch.bfloat16)] and y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert layer.act2.weight_numerator.grad.dtype == torch.float32 and layer.act2.weight_numerator.grad.abs().sum() > 0
+
+
+def test_torch_func_maps_and_differentiates_everything():
+    """Every input mapped or not, and derivatives of first and second order under the map."""
+    x = torch.randn(6, 3, 8, dtype=torch.float64)
+    a, b = torch.randn(6, 2, 6, dtype=torch.float64), torch.randn(6, 4, 4, dtype=torch.float64)
+
+    def loss(x, a, b):
+        return katlib.rational(x, a, b).square().sum()
+
+    mapped = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1, 2)))(x, a, b)
+    for i in range(6):
+        leaves = [t[i].clone().requires_grad_() for t in (x, a, b)]
+        for mine, theirs in zip(mapped, torch.autograd.grad(katlib.rational_reference(*leaves).square().sum(), leaves)):
+            assert_close(mine[i], theirs)
+    only_b = torch.func.vmap(lambda b: katlib.rational(x[0], a[0], b))(b)
+    assert_close(only_b, torch.stack([katlib.rational(x[0], a[0], one) for one in b]))
+    hessian = torch.func.jacrev(torch.func.jacrev(lambda b: loss(x[0], a[0], b)))(b[0])      # reverse mode twice
+    expected = torch.autograd.functional.hessian(lambda b: katlib.rational_reference(x[0], a[0], b).square().sum(), b[0])
+    assert_close(hessian, expected)
+
+
+def test_a_device_without_a_kernel_takes_the_reference():
+    """The meta device computes shapes only: it has no kernel of ours, so it shows where such a call goes."""
+    x, a, b = (t.detach().to("meta") for t in grouped(torch.bfloat16))
+    y = katlib.rational(x.flatten(1), a, b)
+    assert y.device.type == "meta" and y.dtype == torch.bfloat16 and y.shape == (3, 20)
+
+
+def test_the_reference_backward_is_that_of_the_reference_forward():
+    x, a, b = grouped(torch.float64)
+    g = torch.randn(3, 4, 5, dtype=torch.float64)
+    for mine, theirs in zip(reference_backward(g, x, a, b), torch.autograd.grad(reference_forward(x, a, b), (x, a, b), g)):
+        assert_close(mine, theirs)
