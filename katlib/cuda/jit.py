@@ -1,0 +1,164 @@
+"""CUDA sources compiled at first use, by NVRTC, and launched through the driver: no nvcc, no C++ compiler, nothing but the torch wheel.
+
+Both libraries are called through ctypes. PyTorch has a binding of its own (`torch.cuda._compile_kernel`), but it is private, came only
+with torch 2.8, hands no 64-bit integers to a kernel and packs its arguments anew, one object each, at every launch.
+"""
+
+import ctypes
+import functools
+import os
+import struct
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+THREADS = 256                                   # in the largest block; the sources see it as a macro
+OPTIONS = ("--std=c++17", "--ftz=true")         # ftz: flush subnormals to zero; without it a reciprocal costs four more instructions
+
+
+def _folders() -> list[Path]:
+    """Where CUDA's libraries and headers may be: NVIDIA's wheels, torch's own wheel, conda, a system-wide toolkit, triton's wheel."""
+    wheels = [Path(place) for place in getattr(find_spec("nvidia"), "submodule_search_locations", None) or ()]
+    # nvidia/cu13/... since CUDA 13, before that a folder for each part: nvidia/cuda_nvrtc/..., nvidia/cuda_runtime/...
+    found = [folder for wheel in wheels for folder in (wheel / f"cu{_major()}", wheel / "cuda_nvrtc", wheel / "cuda_runtime")]
+    found += [Path(torch.__file__).parent, Path(sys.prefix), Path(sys.prefix) / "targets/x86_64-linux", Path(sys.prefix) / "Library"]
+    found += [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ] + [Path("/usr/local/cuda")]
+    if triton := find_spec("triton"):
+        found.append(Path(triton.origin).parent / "backends/nvidia")
+    return found
+
+
+def _major() -> str:
+    return (torch.version.cuda or "").split(".")[0]
+
+
+@functools.cache
+def _nvrtc() -> ctypes.CDLL:
+    major = _major()
+    if not major:
+        raise OSError("this torch was built without CUDA")
+    names = (f"lib/libnvrtc.so.{major}*", f"lib64/libnvrtc.so.{major}*", f"lib/libnvrtc-*.so.{major}*", f"*/nvrtc64_{major}*_0.dll")
+    candidates = [str(path) for folder in _folders() for name in names for path in sorted(folder.glob(name)) if ".alt." not in path.name]
+    errors = []
+    for name in [*candidates, f"libnvrtc.so.{major}", f"nvrtc64_{major}0_0.dll"]:
+        try:
+            library = ctypes.CDLL(name)
+            library.nvrtcGetErrorString.restype = ctypes.c_char_p
+            return library
+        except OSError as error:
+            errors.append(str(error))
+    raise OSError("NVRTC was not found: " + "; ".join(errors))
+
+
+@functools.cache
+def _include() -> str:
+    """The folder of cuda_fp16.h and cuda_bf16.h."""
+    for folder in _folders():
+        if (folder / "include/cuda_bf16.h").is_file():
+            return str(folder / "include")
+    raise OSError("cuda_bf16.h was not found; it comes with torch (package nvidia-cuda-runtime) and with triton")
+
+
+def compile(source: Path, definitions: dict[str, object], arch: int) -> bytes:
+    """`source` as machine code for compute capability `arch` (90 is 9.0), or as PTX where NVRTC does not know so new a device."""
+    nvrtc = _nvrtc()
+
+    def check(status: int) -> None:
+        if status:
+            size = ctypes.c_size_t()
+            nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+            log = ctypes.create_string_buffer(size.value + 1)
+            nvrtc.nvrtcGetProgramLog(program, log)
+            raise RuntimeError(f"NVRTC, {source.name} for {arch}: {nvrtc.nvrtcGetErrorString(status).decode()}\n{log.value.decode()}")
+
+    count = ctypes.c_int()
+    program = ctypes.c_void_p()
+    check(nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(count)))
+    known = (ctypes.c_int * count.value)()
+    check(nvrtc.nvrtcGetSupportedArchs(known))
+    exact = arch in known
+    target = f"sm_{arch}" if exact else f"compute_{max((a for a in known if a < arch), default=arch)}"
+    options = [*OPTIONS, f"--gpu-architecture={target}", f"-I{_include()}", f"-I{source.parent}", f"-DTHREADS={THREADS}"]
+    options += [f"-D{name}={value}" for name, value in definitions.items()]
+    array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None))
+    try:
+        check(nvrtc.nvrtcCompileProgram(program, len(options), array))
+        size = ctypes.c_size_t()
+        kind = "CUBIN" if exact else "PTX"
+        check(getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)))
+        code = ctypes.create_string_buffer(size.value)
+        check(getattr(nvrtc, f"nvrtcGet{kind}")(program, code))
+        return code.raw
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+@functools.cache
+def _driver() -> ctypes.CDLL:
+    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    word, pointer = ctypes.c_uint, ctypes.c_void_p
+    driver.cuLaunchKernel.argtypes = [pointer, *[word] * 7, pointer, pointer, pointer]
+    driver.cuCtxPushCurrent_v2.argtypes = [pointer]
+    return driver
+
+
+def _check(status: int) -> None:
+    if status:
+        text = ctypes.c_char_p()
+        _driver().cuGetErrorString(status, ctypes.byref(text))
+        raise RuntimeError(f"CUDA: {(text.value or b'unknown error').decode()} ({status})")
+
+
+class Module:
+    """A compiled source on one device.
+
+    Its device's primary context, which is PyTorch's too, is pushed for the time of a call: a thread that has not called the CUDA
+    runtime yet has no context, and another may be busy with another device.
+    """
+
+    def __init__(self, code: bytes, index: int):
+        self.index, self.functions = index, {}
+        self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count        # initialises CUDA as well
+        self.handle, self.context, device = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
+        _check(_driver().cuDeviceGet(ctypes.byref(device), index))
+        _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(self.context), device))
+        self._call("cuModuleLoadData", ctypes.byref(self.handle), code)
+
+    def _call(self, name: str, *arguments) -> None:
+        driver = _driver()
+        _check(driver.cuCtxPushCurrent_v2(self.context))
+        try:
+            _check(getattr(driver, name)(*arguments))
+        finally:
+            driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+    def _function(self, name: str) -> tuple[ctypes.c_void_p, int]:
+        if name not in self.functions:
+            function, blocks = ctypes.c_void_p(), ctypes.c_int()
+            self._call("cuModuleGetFunction", ctypes.byref(function), self.handle, name.encode())
+            self._call("cuOccupancyMaxActiveBlocksPerMultiprocessor", ctypes.byref(blocks), function, THREADS, ctypes.c_size_t(0))
+            self.functions[name] = function, blocks.value * THREADS
+        return self.functions[name]
+
+    def threads(self, name: str) -> int:
+        """The threads of this kernel that one multiprocessor holds at once."""
+        return self._function(name)[1]
+
+    def launch(self, name: str, grid: tuple[int, int], block: int, layout: str, *arguments) -> None:
+        """Queues a kernel on the current stream. `layout` says how the arguments lie in memory, in the letters of `struct`."""
+        parameters = struct.pack(layout, *[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments])
+        size = ctypes.c_size_t(len(parameters))
+        # CU_LAUNCH_PARAM_BUFFER_POINTER, .., CU_LAUNCH_PARAM_BUFFER_SIZE, .., CU_LAUNCH_PARAM_END
+        extra = (ctypes.c_void_p * 5)(1, ctypes.cast(parameters, ctypes.c_void_p).value, 2, ctypes.addressof(size), 0)
+        stream = torch.cuda.current_stream(self.index).cuda_stream
+        self._call("cuLaunchKernel", self._function(name)[0], *grid, 1, block, 1, 1, 0, stream, None, extra)
+
+
+@functools.cache
+def load(source: Path, definitions: tuple[tuple[str, object], ...], index: int) -> Module:
+    """`source` compiled with these macros for device `index`; once in a process."""
+    major, minor = torch.cuda.get_device_capability(index)
+    return Module(compile(source, dict(definitions), 10 * major + minor), index)
