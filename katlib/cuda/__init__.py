@@ -21,6 +21,7 @@ from . import jit
 
 SOURCE = Path(__file__).parent / "rational.cu"
 MAX_DEGREE = 8
+WIDE = 2 ** 29      # packs from which offsets have 64 bits: an offset may run past the end by about as much again before it is compared
 TYPES = {torch.float16: (("TYPE", "__half"), ("HEADER", "<cuda_fp16.h>")), torch.float64: (("TYPE", "double"),),
          torch.bfloat16: (("TYPE", "__nv_bfloat16"), ("HEADER", "<cuda_bf16.h>")), torch.float32: (("TYPE", "float"),)}
 
@@ -70,14 +71,18 @@ def plan(rows: int, groups: int, packs: int, multiprocessors: int, threads: int)
     return Plan(packs, tiles, max(1, min(resident // tiles, needed, 65535)), block, group_tile, lanes)
 
 
+def definitions(x: Tensor, a: Tensor, b: Tensor, width: int, wide: bool) -> tuple[tuple[str, object], ...]:
+    """The macros that make rational.cu the kernel for these tensors."""
+    return (*TYPES[x.dtype], ("M", a.shape[1] - 1), ("N", b.shape[1]), ("WIDTH", width), ("INDEX", "long long" if wide else "int"))
+
+
 def _prepare(x: Tensor, a: Tensor, b: Tensor, *others: Tensor):
     """The module compiled for these tensors, and the tensors' sizes with their layout among a kernel's arguments."""
     rows, groups, span = x.shape
     width = vector_width(span, x.itemsize, x.data_ptr(), *(t.data_ptr() for t in others))
     sizes = rows, groups, span // width
-    wide = rows * groups * (span // width) >= 2 ** 29                   # an offset may run past the end by one stride before it is compared
-    definitions = (*TYPES[x.dtype], ("M", a.shape[1] - 1), ("N", b.shape[1]), ("WIDTH", width), ("INDEX", "long long" if wide else "int"))
-    return jit.load(SOURCE, definitions, x.device.index or 0), sizes, "qqqii" if wide else "iiiii"
+    wide = rows * groups * (span // width) >= WIDE
+    return jit.load(SOURCE, definitions(x, a, b, width, wide), x.device.index or 0), sizes, "qqqii" if wide else "iiiii"
 
 
 def _launch(module: jit.Module, name: str, p: Plan, layout: str, sizes: tuple[int, int, int], *tensors: Tensor) -> None:
@@ -129,8 +134,8 @@ def available() -> bool:
     if not torch.version.cuda or not torch.cuda.is_available():
         return False
     try:
-        x, a, b = torch.empty(0, 1, 4), torch.empty(1, 6), torch.empty(1, 4)
-        jit.load(SOURCE, (*TYPES[torch.float32], ("M", 5), ("N", 4), ("WIDTH", 4), ("INDEX", "int")), torch.cuda.current_device())
+        tensors = torch.empty(0, 1, 4), torch.empty(1, 6), torch.empty(1, 4)
+        jit.load(SOURCE, definitions(*tensors, width=4, wide=False), torch.cuda.current_device())
         return True
     except (OSError, RuntimeError, AttributeError) as error:            # not found; does not compile or load; another version's library
         warnings.warn(f"katlib's CUDA kernel cannot be used, so the plain PyTorch implementation is: {error}", stacklevel=2)
