@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-import katlib.cuda
 from emulator import build, emulation
 from oracle import errors
+
+import katlib.cuda
+from katlib.cuda import ladder
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the emulator needs g++")
 
@@ -124,6 +126,18 @@ def test_devices_of_any_size():
     g, x, a, b = data(500, 6, 24, dtype=torch.bfloat16)
     for multiprocessors, threads in ((1, 256), (3, 1024), (132, 2048)):
         check(g, x, a, b, multiprocessors=multiprocessors, threads=threads)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("stage", ladder.STAGES)
+def test_ladder(stage, dtype):
+    """Every stage sums the same terms; the last one in the same order whatever the threads do."""
+    for shape in ((1, 1, 1), (257, 3, 24), (40, 51, 7), (2, 3, 1001)):
+        g, x, a, b = with_zeros(*data(*shape, dtype=dtype))
+        with emulation(ordered=stage == "stage5_two_stages"):
+            results = ladder.forward(x, a, b), *ladder.backward(stage, g, x, a, b)
+        worst = errors(results, g, x, a, b)
+        assert max(worst.values()) < 4 * LIMIT, worst                   # long chains of additions
 
 
 # Each is one changed sign, bound, index or barrier in a copy of rational.cu.

@@ -28,7 +28,7 @@ using Index = INDEX;
 constexpr int WARP = 32, COEFFICIENTS = M + 1 + N;
 constexpr unsigned ALL_LANES = 0xffffffff;
 // The blocks that a multiprocessor must hold at once, which limits a thread's registers (64 for four): as many as go without spills.
-constexpr int BLOCKS = sizeof(Real) == 8 || COEFFICIENTS > 14 ? 1 : sizeof(Index) == 8 || COEFFICIENTS > 10 ? 3 : 4;
+constexpr int BLOCKS = sizeof(Real) == 8 || COEFFICIENTS > 14 ? 1 : sizeof(Index) == 8 || COEFFICIENTS > 10 || M > 5 ? 3 : 4;
 constexpr int FLUSH = WIDTH > 4 ? 8 : 32 / WIDTH;       // packs after which a thread's sums are put aside: long chains of additions lose digits
 
 // P and Q are computed SCALE times smaller, which their ratio does not show. In float, x^8 overflows beyond 65,504 = the largest half;
