@@ -14,10 +14,9 @@ from katlib.cuda import jit, plan, vector_width
 SHAPES = [(1, 1, 1), (1, 1, 5), (7, 3, 3), (40, 51, 7), (3, 300, 1), (5, 2, 129), (4, 3, 200), (2, 1, 1000), (64, 8, 3), (1, 5, 128)]   # rows, groups, packs
 
 
-def walk(p, rows, groups):
+def walk(p, rows, groups, packs):
     """The offsets of the packs that each thread visits, in rational.cu's `Walk`, thread by thread."""
-    row = groups * p.packs
-    slots = p.block // (p.group_tile * p.lanes)
+    row, slots = groups * packs, p.block // (p.group_tile * p.lanes)
     stride = p.parts * slots * p.lanes
     for tile in range(p.tiles):
         for part in range(p.parts):
@@ -25,8 +24,8 @@ def walk(p, rows, groups):
                 slot, group = thread // (p.group_tile * p.lanes), tile * p.group_tile + thread // p.lanes % p.group_tile
                 if slot < slots and group < groups:
                     first = (part * slots + slot) * p.lanes + thread % p.lanes
-                    for number in range(first, rows * p.packs, stride):
-                        yield number // p.packs * row + group * p.packs + number % p.packs
+                    for number in range(first, rows * packs, stride):
+                        yield number // packs * row + group * packs + number % packs
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -34,7 +33,7 @@ def walk(p, rows, groups):
 def test_a_plan_visits_every_pack_once(shape, multiprocessors, threads):
     rows, groups, packs = shape
     p = plan(rows, groups, packs, multiprocessors, threads)
-    assert sorted(walk(p, rows, groups)) == list(range(rows * groups * packs))
+    assert sorted(walk(p, *shape)) == list(range(rows * groups * packs))
     assert p.block % 32 == 0 and p.group_tile * p.lanes <= p.block <= jit.THREADS
 
 
@@ -99,15 +98,13 @@ def test_what_reaches_the_driver(monkeypatch):
 
 def test_wrong_tensors_do_not_reach_the_kernel():
     x, a, b = torch.randn(4, 2, 8), torch.randn(2, 6), torch.randn(2, 4)
-    for error, arguments in [(TypeError, (x.double(), a, b)), (TypeError, (x.int(), a, b)), (ValueError, (x, a[:1], b)), (ValueError, (x[0], a, b)),
-                             (ValueError, (x, torch.randn(2, 10), b)), (ValueError, (x, a, torch.randn(2, 9))), (ValueError, (x.transpose(0, 2), a, b)),
-                             (ValueError, (x[:, :, ::2], a, b))]:
-        with pytest.raises(error):
+    for arguments in [(x.double(), a, b), (x.int(), a, b), (x.half(), a.half(), b.half()), (x, a[:1], b), (x[0], a, b), (x, a[0], b), (x, a[:, :0], b),
+                      (x, torch.randn(2, 10), b), (x, a, torch.randn(2, 9)), (x.transpose(0, 2), a, b), (x[:, :, ::2], a, b), (x, a.to("meta"), b)]:
+        with pytest.raises(ValueError, match="given: torch"):
             katlib.cuda.forward(*arguments)
-    with pytest.raises(TypeError):
-        katlib.cuda.backward(x[:2], x, a, b)
-    with pytest.raises(ValueError):
-        katlib.cuda.backward(x[:1].expand(4, 2, 8), x, a, b)
+    for g in (x[:2], x.double(), x[:1].expand(4, 2, 8)):
+        with pytest.raises(ValueError, match="given: torch"):
+            katlib.cuda.backward(g, x, a, b)
 
 
 @pytest.fixture

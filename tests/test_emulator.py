@@ -18,6 +18,15 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LIMIT = 8                                       # rounding errors in units of the absolute terms: more than any of these shapes needs
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The emulator has one, and torch's own would only wait for work, and for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def data(rows, groups, span, m=5, n=4, dtype=torch.float32, scale=1.5):
     x, g = torch.randn(2, rows, groups, span, dtype=torch.float64)
     real = torch.promote_types(dtype, torch.float32)
@@ -48,7 +57,7 @@ def check(g, x, a, b, limit=LIMIT, **device):
     (255, 8, 24), (256, 3, 24), (257, 1, 24),   # KAT-T: groups of 24 channels; rows around a power of two
     (130, 8, 96),                               # wider groups, one row of a group on many threads
     (40, 51, 7),                                # a prime span: one element at a time; groups that do not divide evenly among blocks
-    (1, 1, 1), (3, 2, 1), (1, 300, 1),          # single elements
+    (1, 1, 1), (3, 2, 1), (1, 70, 1),           # single elements
     (5, 2, 4096), (2, 3, 4104), (1, 1, 20000),  # (N, C, H, W): long spans, also such that threads change column
 ])
 def test_every_type_and_hostile_shapes(dtype, rows, groups, span):

@@ -27,17 +27,12 @@ TYPES = {torch.float16: (("TYPE", "__half"), ("HEADER", "<cuda_fp16.h>")), torch
 
 
 class Plan(NamedTuple):
-    """How rational.cu is launched. A pack is `width` neighbouring elements; the grid is `tiles` x `parts` blocks of `block` threads.
-
-    A tile is `group_tile` groups; its `parts` blocks share those groups' elements among them. Of a block's threads `lanes` are
-    neighbours in a row of one group, and there are as many such rows, of each group of the tile, as the block has room for.
-    """
-    packs: int              # in a row of a group
-    tiles: int
-    parts: int
-    block: int
-    group_tile: int
-    lanes: int
+    """How rational.cu is launched."""
+    tiles: int              # the grid is tiles x parts blocks
+    parts: int              # blocks that share the elements of one tile's groups
+    block: int              # threads of a block: `lanes` for each row of each group of its tile, as many rows as there is room for
+    group_tile: int         # groups in a tile
+    lanes: int              # threads that are neighbours in a row of a group
 
 
 def vector_width(span: int, itemsize: int, *addresses: int) -> int:
@@ -48,6 +43,10 @@ def vector_width(span: int, itemsize: int, *addresses: int) -> int:
     return width
 
 
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
 @functools.lru_cache(maxsize=1024)
 def plan(rows: int, groups: int, packs: int, multiprocessors: int, threads: int) -> Plan:
     """The launch for (rows, groups, packs) on so many multiprocessors, each of which holds `threads` threads at once.
@@ -55,20 +54,17 @@ def plan(rows: int, groups: int, packs: int, multiprocessors: int, threads: int)
     The grid is about as large as the device, and its blocks stride over the data: coefficients are loaded once, partial sums are few.
     """
     if packs > jit.THREADS // 2:                                        # long rows: a block stays in one group and walks along its rows
-        group_tile, lanes, block = 1, jit.THREADS, jit.THREADS
-        slots = 1
+        group_tile, lanes, slots, block = 1, jit.THREADS, 1, jit.THREADS
     else:                                                               # short rows: whole groups side by side, and rows one below the other
-        tiles = -(-groups // min(groups, jit.THREADS // packs))
-        group_tile, lanes = -(-groups // tiles), packs
+        group_tile, lanes = _ceil(groups, _ceil(groups, jit.THREADS // packs)), packs
         columns = group_tile * lanes
         most = jit.THREADS // columns
-        padded = {slots: -(-slots * columns // 32) * 32 for slots in range(most, most // 2, -1)}     # a block is a number of whole warps
-        slots = max(padded, key=lambda slots: slots * columns / padded[slots])                       # with few lanes idle
-        block = padded[slots]
-    tiles = -(-groups // group_tile)
+        blocks = {slots: _ceil(slots * columns, 32) * 32 for slots in range(most, most // 2, -1)}    # a block is a number of whole warps
+        slots = max(blocks, key=lambda slots: slots * columns / blocks[slots])                       # with few threads idle
+        block = blocks[slots]
+    tiles = _ceil(groups, group_tile)
     resident = multiprocessors * max(1, threads // block)
-    needed = -(-rows * packs // (slots * lanes))
-    return Plan(packs, tiles, max(1, min(resident // tiles, needed, 65535)), block, group_tile, lanes)
+    return Plan(tiles, max(1, min(resident // tiles, _ceil(rows * packs, slots * lanes), 65535)), block, group_tile, lanes)
 
 
 def definitions(x: Tensor, a: Tensor, b: Tensor, width: int, wide: bool) -> tuple[tuple[str, object], ...]:
@@ -76,55 +72,45 @@ def definitions(x: Tensor, a: Tensor, b: Tensor, width: int, wide: bool) -> tupl
     return (*TYPES[x.dtype], ("M", a.shape[1] - 1), ("N", b.shape[1]), ("WIDTH", width), ("INDEX", "long long" if wide else "int"))
 
 
-def _prepare(x: Tensor, a: Tensor, b: Tensor, *others: Tensor):
-    """The module compiled for these tensors, and the tensors' sizes with their layout among a kernel's arguments."""
-    rows, groups, span = x.shape
-    width = vector_width(span, x.itemsize, x.data_ptr(), *(t.data_ptr() for t in others))
-    sizes = rows, groups, span // width
-    wide = rows * groups * (span // width) >= WIDE
-    return jit.load(SOURCE, definitions(x, a, b, width, wide), x.device.index or 0), sizes, "qqqii" if wide else "iiiii"
-
-
-def _launch(module: jit.Module, name: str, p: Plan, layout: str, sizes: tuple[int, int, int], *tensors: Tensor) -> None:
-    module.launch(name, (p.tiles, p.parts), p.block, "P" * len(tensors) + layout, *tensors, *sizes, p.group_tile, p.lanes)
-
-
-def _check(x: Tensor, a: Tensor, b: Tensor, *like_x: Tensor) -> None:
-    """A wrong argument would be a wild pointer, so it costs the microsecond. The operator's own messages come before these."""
-    real = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if x.dtype not in TYPES or a.dtype != real or b.dtype != real or any(t.dtype != x.dtype or t.shape != x.shape for t in like_x):
-        raise TypeError(f"x, a and b are {x.dtype}, {a.dtype} and {b.dtype}; a and b must be float32, or float64 with a float64 x")
-    if x.ndim != 3 or a.ndim != 2 or b.ndim != 2 or not x.shape[1] == a.shape[0] == b.shape[0]:
-        raise ValueError(f"x, a and b have shapes {tuple(x.shape)}, {tuple(a.shape)} and {tuple(b.shape)}; they must be (rows, G, span), (G, m + 1), (G, n)")
-    if not 1 <= a.shape[1] <= MAX_DEGREE + 1 or b.shape[1] > MAX_DEGREE:
-        raise ValueError(f"degrees are ({a.shape[1] - 1}, {b.shape[1]}); the kernel allows 0 to {MAX_DEGREE}")
-    if not all(t.is_contiguous() and t.device == x.device for t in (x, a, b, *like_x)):
-        raise ValueError("all tensors must be contiguous and on one device")
+def _prepare(name: str, x: Tensor, a: Tensor, b: Tensor, *like_x: Tensor):
+    """Checks the tensors; then the module compiled for them, the plan for kernel `name`, and the last arguments of it with their layout."""
+    given = (x, a, b, *like_x)
+    rows, groups, span = x.shape if x.ndim == 3 else (0, -1, 0)
+    if not (x.dtype in TYPES and a.dtype == b.dtype == torch.promote_types(x.dtype, torch.float32)
+            and a.ndim == b.ndim == 2 and len(a) == len(b) == groups and 1 <= a.shape[1] <= MAX_DEGREE + 1 and b.shape[1] <= MAX_DEGREE
+            and all(t.dtype == x.dtype and t.shape == x.shape for t in like_x) and all(t.device == x.device and t.is_contiguous() for t in given)):
+        # on the device it would be a wild pointer
+        raise ValueError(f"x and g must be (rows, G, span), a (G, m + 1) and b (G, n), m, n <= {MAX_DEGREE}, a and b float32, or float64 if x is, all "
+                         "contiguous and on one device; given: " + ", ".join(f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in given))
+    if not x.numel():
+        return None, None, "", ()
+    width = vector_width(span, x.itemsize, *(t.data_ptr() for t in (x, *like_x)))
+    packs = span // width
+    wide = rows * groups * packs >= WIDE
+    module = jit.load(SOURCE, definitions(x, a, b, width, wide), x.device.index or 0)
+    p = plan(rows, groups, packs, module.multiprocessors, module.threads(name))
+    return module, p, "qqqii" if wide else "iiiii", (rows, groups, packs, p.group_tile, p.lanes)
 
 
 def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """F(x), see the top of this module. x (rows, G, span) -> (rows, G, span)."""
-    _check(x, a, b)
+    module, p, layout, sizes = _prepare("rational_forward", x, a, b)
     y = torch.empty_like(x)
     if x.numel():
-        module, sizes, layout = _prepare(x, a, b)
-        p = plan(*sizes, module.multiprocessors, module.threads("rational_forward"))
-        _launch(module, "rational_forward", p, layout, sizes, x, a, b, y)
+        module.launch("rational_forward", (p.tiles, p.parts), p.block, "PPPP" + layout, x, a, b, y, *sizes)
     return y
 
 
 def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients dx (rows, G, span), da (G, m + 1), db (G, n) for the gradient g of F(x)."""
-    _check(x, a, b, g)
+    module, p, layout, sizes = _prepare("rational_backward", x, a, b, g)
     if not x.numel():
         return torch.empty_like(x), torch.zeros_like(a), torch.zeros_like(b)
     dx, da, db = torch.empty_like(x), torch.empty_like(a), torch.empty_like(b)
-    module, sizes, layout = _prepare(x, a, b, g)
-    p = plan(*sizes, module.multiprocessors, module.threads("rational_backward"))
-    coefficients = a.shape[1] + b.shape[1]
-    partial = a.new_empty(sizes[1], coefficients, p.parts)              # (G, m + 1 + n, parts)
-    _launch(module, "rational_backward", p, layout, sizes, g, x, a, b, dx, partial)
-    module.launch("rational_finish", (sizes[1] * coefficients, 1), 32, "PPPPi", partial, b, da, db, p.parts)
+    groups, coefficients = len(a), a.shape[1] + b.shape[1]
+    partial = a.new_empty(groups, coefficients, p.parts)                # (G, m + 1 + n, parts)
+    module.launch("rational_backward", (p.tiles, p.parts), p.block, "PPPPPP" + layout, g, x, a, b, dx, partial, *sizes)
+    module.launch("rational_finish", (groups * coefficients, 1), 32, "PPPPi", partial, b, da, db, p.parts)
     return dx, da, db
 
 

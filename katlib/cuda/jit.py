@@ -18,47 +18,40 @@ THREADS = 256                                   # in the largest block; the sour
 OPTIONS = ("--std=c++17", "--ftz=true")         # ftz: flush subnormals to zero; without it a reciprocal costs four more instructions
 
 
-def _folders() -> list[Path]:
-    """Where CUDA's libraries and headers may be: NVIDIA's wheels, torch's own wheel, conda, a system-wide toolkit, triton's wheel."""
-    wheels = [Path(place) for place in getattr(find_spec("nvidia"), "submodule_search_locations", None) or ()]
-    # nvidia/cu13/... since CUDA 13, before that a folder for each part: nvidia/cuda_nvrtc/..., nvidia/cuda_runtime/...
-    found = [folder for wheel in wheels for folder in (wheel / f"cu{_major()}", wheel / "cuda_nvrtc", wheel / "cuda_runtime")]
-    found += [Path(torch.__file__).parent, Path(sys.prefix), Path(sys.prefix) / "targets/x86_64-linux", Path(sys.prefix) / "Library"]
-    found += [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ] + [Path("/usr/local/cuda")]
+MAJOR = (torch.version.cuda or "none").split(".")[0]
+
+
+def _find(*patterns: str) -> list[Path]:
+    """Files of CUDA's, wherever they may be: in NVIDIA's wheels, torch's own, conda, a system-wide toolkit, triton's wheel."""
+    folders = []
+    for wheel in getattr(find_spec("nvidia"), "submodule_search_locations", None) or ():
+        folders += [f"{wheel}/cu{MAJOR}", f"{wheel}/cuda_nvrtc", f"{wheel}/cuda_runtime"]       # since CUDA 13; and before
+    folders += [Path(torch.__file__).parent, sys.prefix, f"{sys.prefix}/targets/x86_64-linux", f"{sys.prefix}/Library"]
+    folders += [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ] + ["/usr/local/cuda"]
     if triton := find_spec("triton"):
-        found.append(Path(triton.origin).parent / "backends/nvidia")
-    return found
-
-
-def _major() -> str:
-    return (torch.version.cuda or "").split(".")[0]
+        folders.append(Path(triton.origin).parent / "backends/nvidia")
+    return [path for folder in folders for pattern in patterns for path in sorted(Path(folder).glob(pattern)) if ".alt." not in path.name]
 
 
 @functools.cache
 def _nvrtc() -> ctypes.CDLL:
-    major = _major()
-    if not major:
-        raise OSError("this torch was built without CUDA")
-    names = (f"lib/libnvrtc.so.{major}*", f"lib64/libnvrtc.so.{major}*", f"lib/libnvrtc-*.so.{major}*", f"*/nvrtc64_{major}*_0.dll")
-    candidates = [str(path) for folder in _folders() for name in names for path in sorted(folder.glob(name)) if ".alt." not in path.name]
-    errors = []
-    for name in [*candidates, f"libnvrtc.so.{major}", f"nvrtc64_{major}0_0.dll"]:
+    patterns = f"lib/libnvrtc.so.{MAJOR}*", f"lib64/libnvrtc.so.{MAJOR}*", f"lib/libnvrtc-*.so.{MAJOR}*", f"*/nvrtc64_{MAJOR}*_0.dll"
+    for name in [*_find(*patterns), f"libnvrtc.so.{MAJOR}", f"nvrtc64_{MAJOR}0_0.dll"]:         # the last two: wherever the system looks
         try:
-            library = ctypes.CDLL(name)
-            library.nvrtcGetErrorString.restype = ctypes.c_char_p
-            return library
-        except OSError as error:
-            errors.append(str(error))
-    raise OSError("NVRTC was not found: " + "; ".join(errors))
+            library = ctypes.CDLL(str(name))
+        except OSError:
+            continue
+        library.nvrtcGetErrorString.restype = ctypes.c_char_p
+        return library
+    raise OSError(f"NVRTC for CUDA {MAJOR}, which comes with PyTorch's CUDA builds, was not found")
 
 
 @functools.cache
-def _include() -> str:
-    """The folder of cuda_fp16.h and cuda_bf16.h."""
-    for folder in _folders():
-        if (folder / "include/cuda_bf16.h").is_file():
-            return str(folder / "include")
-    raise OSError("cuda_bf16.h was not found; it comes with torch (package nvidia-cuda-runtime) and with triton")
+def _include() -> Path:
+    headers = _find("include/cuda_bf16.h")
+    if not headers:
+        raise OSError("cuda_bf16.h was not found; it comes with PyTorch's CUDA builds (package nvidia-cuda-runtime) and with triton")
+    return headers[0].parent
 
 
 def compile(source: Path, definitions: dict[str, object], arch: int) -> bytes:

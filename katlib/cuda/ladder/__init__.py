@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import TYPES, _check, jit
+from .. import TYPES, jit
 
 STAGES = {      # name of the file -> what it changes
     "stage1_global_atomics": "ten global atomics an element",
@@ -21,12 +21,14 @@ STAGES = {      # name of the file -> what it changes
 BLOCK = jit.THREADS
 
 
-def _module(stage: str, x: Tensor, a: Tensor, b: Tensor) -> jit.Module:
+def _module(stage: str, x: Tensor, a: Tensor, b: Tensor, *like_x: Tensor) -> jit.Module:
     if stage not in STAGES:
         raise ValueError(f"stage={stage!r} is not known; allowed are {', '.join(STAGES)}")
-    _check(x, a, b)
-    if x.dtype == torch.float64 or not x.numel():
-        raise ValueError("the ladder is for float16, bfloat16 and float32, and for tensors that are not empty")
+    if x.dtype not in TYPES or x.dtype == torch.float64 or a.dtype != torch.float32 or b.dtype != torch.float32 or not x.numel():
+        raise ValueError(f"the ladder is for float16, bfloat16 and float32 with float32 coefficients, and for tensors that are not empty; given: "
+                         f"{x.dtype} {tuple(x.shape)}, {a.dtype}, {b.dtype}")
+    if not all(t.is_contiguous() and t.device == x.device for t in (x, a, b, *like_x)) or any(t.shape != x.shape or t.dtype != x.dtype for t in like_x):
+        raise ValueError("the ladder's tensors must be contiguous, on one device, and x and g alike")
     macros = (*TYPES[x.dtype], ("M", a.shape[1] - 1), ("N", b.shape[1]))
     return jit.load(Path(__file__).parent / f"{stage}.cu", macros, x.device.index or 0)
 
@@ -44,8 +46,7 @@ def backward(stage: str, g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Te
     Raises:
         ValueError: no such stage, a type or shapes that the kernels do not take.
     """
-    _check(x, a, b, g)
-    module = _module(stage, x, a, b)
+    module = _module(stage, x, a, b, g)
     rows, groups, span = x.shape
     dx, da, db = torch.empty_like(x), torch.zeros_like(a), torch.zeros_like(b)
     resident = module.multiprocessors * (module.threads("backward") // BLOCK)
