@@ -1,4 +1,4 @@
-"""The float64 oracle of every fast backend: `katlib.rational_reference` for the values, and how large an error each value may have.
+"""The float64 oracle of the CUDA backend: data, `katlib.rational_reference` for the values, and how large an error each value may have.
 
 A sum cannot be more exact than its largest terms are, so errors are measured in units of the sum of the absolute terms.
 """
@@ -8,6 +8,23 @@ import torch
 import katlib
 
 NAMES = ("y", "dx", "da", "db")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def data(rows, groups, span, m=5, n=4, dtype=torch.float32, scale=1.5):
+    x, g = torch.randn(2, rows, groups, span, dtype=torch.float64)
+    real = torch.promote_types(dtype, torch.float32)
+    a, b = torch.randn(groups, m + 1, dtype=real), torch.randn(groups, n, dtype=real)
+    return g.to(dtype), (scale * x).to(dtype), a, b
+
+
+def with_zeros(g, x, a, b):
+    """Zeros of both signs in x and, in every other group, in b: the kernels take sign(0) as +1."""
+    x.view(-1)[::5] = 0.0
+    x.view(-1)[2::5] = -0.0
+    b[::2, 0] = 0.0
+    b[::2, -1] = -0.0
+    return g, x, a, b
 
 
 def expected(g, x, a, b):

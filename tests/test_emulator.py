@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from emulator import build, emulation
-from oracle import errors
+from oracle import DTYPES, data, errors, with_zeros
 
 import katlib.cuda
 from katlib.cuda import ladder
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the emulator needs g++")
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LIMIT = 8                                       # rounding errors in units of the absolute terms: more than any of these shapes needs
 
 
@@ -25,22 +24,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def data(rows, groups, span, m=5, n=4, dtype=torch.float32, scale=1.5):
-    x, g = torch.randn(2, rows, groups, span, dtype=torch.float64)
-    real = torch.promote_types(dtype, torch.float32)
-    a, b = torch.randn(groups, m + 1, dtype=real), torch.randn(groups, n, dtype=real)
-    return g.to(dtype), (scale * x).to(dtype), a, b
-
-
-def with_zeros(g, x, a, b):
-    """Zeros of both signs in x and, in every other group, in b: the kernels take sign(0) as +1."""
-    x.view(-1)[::5] = 0.0
-    x.view(-1)[2::5] = -0.0
-    b[::2, 0] = 0.0
-    b[::2, -1] = -0.0
-    return g, x, a, b
 
 
 def check(g, x, a, b, limit=LIMIT, **device):
