@@ -1,7 +1,10 @@
 """The host side of the CUDA backend, without a GPU: which variant is chosen, how it is launched, what reaches the driver."""
 
 import ctypes
+import functools
+import shutil
 import struct
+import subprocess
 import types
 import warnings
 
@@ -61,39 +64,69 @@ def test_the_load_is_as_wide_as_span_and_addresses_allow():
     assert vector_width(24, 2, 0, 4) == 2 and vector_width(24, 4) == 4 and vector_width(24, 8) == 2
 
 
-def test_what_reaches_the_driver(monkeypatch):
-    """The launch as cuLaunchKernel sees it: function, grid, block, stream, and the bytes of the arguments."""
-    calls = []
+# A libcuda with the real functions' signatures (cuda.h) that writes down what it is asked for. Everything else in `jit` is the real thing.
+LIBCUDA = r"""
+#include <stdio.h>
+#include <string.h>
+#include <stddef.h>
+extern "C" {
+char record[4096];                                  // what happened, a line for each call
+char buffer[256];                                   // the last launch's arguments
+static void *context;
+static void note(const char *format, ...) { va_list list; va_start(list, format); vsnprintf(record + strlen(record), 400, format, list); va_end(list); }
+int cuDeviceGet(int *device, int ordinal) { *device = 10 + ordinal; return 0; }
+int cuDevicePrimaryCtxRetain(void **made, int device) { *made = (void *)(0x7fff00000000 + device); return 0; }
+int cuCtxPushCurrent_v2(void *c) { context = c; return 0; }
+int cuCtxPopCurrent_v2(void **c) { *c = context; context = 0; return 0; }
+int cuModuleLoadData(void **module, const void *image) { *module = (void *)0x7fff10000000; note("load %.4s in %p\n", (const char *)image, context); return 0; }
+int cuModuleGetFunction(void **function, void *module, const char *name) {
+    *function = (void *)((char *)module + strlen(name));
+    return strncmp(name, "rational", 8) ? 500 : 0;
+}
+int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads, size_t shared) { *blocks = shared ? 0 : 1024 / threads; return 0; }
+int cuGetErrorString(int status, const char **text) { *text = "named symbol not found"; return 0; }
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *stream,
+                   void **parameters, void **extra) {
+    if (parameters || extra[0] != (void *)1 || extra[2] != (void *)2 || extra[4]) return 1;
+    size_t size = *(size_t *)extra[3];
+    memcpy(buffer, extra[1], size);
+    note("launch %p grid %u %u %u block %u %u %u shared %u stream %p size %zu in %p\n", function, gx, gy, gz, bx, by, bz, shared, stream, size, context);
+    return 0;
+}
+}
+"""
 
-    def launch(function, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra):
-        assert parameters is None and (extra[0], extra[2], extra[4]) == (1, 2, None)
-        size = ctypes.c_size_t.from_address(extra[3]).value
-        calls.append((function, (gx, gy, gz), (bx, by, bz), shared, stream, ctypes.string_at(extra[1], size)))
-        return 0
 
-    contexts = []
-    driver = types.SimpleNamespace(cuLaunchKernel=launch, cuCtxPushCurrent_v2=lambda c: contexts.append(c) or 0, cuCtxPopCurrent_v2=lambda p: contexts.pop() and 0)
-    monkeypatch.setattr(jit, "_driver", lambda: driver)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: types.SimpleNamespace(cuda_stream=1000 + index))
-    module = object.__new__(jit.Module)
-    module.index, module.context, module.functions, module.multiprocessors = 1, "context", {}, 132
-    for number, name in enumerate(("rational_forward", "rational_backward", "rational_finish")):
-        module.functions[name] = number, 1024
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+def test_what_reaches_the_driver(monkeypatch, tmp_path):
+    """Through the real ctypes calls: context, function, grid, block, stream, and the bytes of the arguments."""
+    (tmp_path / "cuda.cpp").write_text("#include <stdarg.h>\n" + LIBCUDA)
+    subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "cuda.cpp", "-o", tmp_path / "libcuda.so"], check=True)
+    monkeypatch.setattr(jit, "LIBCUDA", str(tmp_path / "libcuda.so"))
+    monkeypatch.setattr(jit, "_driver", functools.cache(jit._driver.__wrapped__))
+    libcuda = jit._driver()
+    record, buffer = ((ctypes.c_char * size).in_dll(libcuda, name) for size, name in ((4096, "record"), (256, "buffer")))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: types.SimpleNamespace(multi_processor_count=132))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: types.SimpleNamespace(cuda_stream=0x7fff20000000 + index))
+    module = jit.Module(b"code", 1)
     monkeypatch.setattr(jit, "load", lambda source, definitions, index: module)
 
     x, a, b = torch.randn(394, 8, 24), torch.randn(8, 6), torch.randn(8, 4)
     y = katlib.cuda.forward(x, a, b)
-    function, grid, block, shared, stream, parameters = calls.pop()
-    assert (function, grid, block, shared, stream) == (0, (1, 99, 1), (192, 1, 1), 0, 1001)       # 4 rows of 48 packs in a block
-    assert struct.unpack("PPPPiiiii", parameters) == (x.data_ptr(), a.data_ptr(), b.data_ptr(), y.data_ptr(), 394, 8, 6, 8, 6)
+    assert record.value.decode().splitlines() == [      # 4 rows of 48 packs in a block; 16 is the length of the name
+        "load code in 0x7fff0000000b",
+        "launch 0x7fff10000010 grid 1 99 1 block 192 1 1 shared 0 stream 0x7fff20000001 size 52 in 0x7fff0000000b"]
+    assert struct.unpack("PPPPiiiii", buffer.raw[:52]) == (x.data_ptr(), a.data_ptr(), b.data_ptr(), y.data_ptr(), 394, 8, 6, 8, 6)
 
+    record.value = b""
     dx, da, db = katlib.cuda.backward(y, x, a, b)
-    (*_, parameters), (function, grid, block, _, _, finish) = calls
-    *pointers, rows, groups, packs, tile, lanes = struct.unpack("PPPPPPiiiii", parameters)
-    assert pointers[:5] == [t.data_ptr() for t in (y, x, a, b, dx)] and (rows, groups, packs, tile, lanes) == (394, 8, 6, 8, 6)
-    assert (function, grid, block) == (2, (80, 1, 1), (32, 1, 1))
-    assert struct.unpack("PPPPi", finish) == (pointers[5], b.data_ptr(), da.data_ptr(), db.data_ptr(), 99)
-    assert not contexts                                                 # whatever was pushed was popped
+    assert record.value.decode().splitlines() == [
+        "launch 0x7fff10000011 grid 1 99 1 block 192 1 1 shared 0 stream 0x7fff20000001 size 68 in 0x7fff0000000b",
+        "launch 0x7fff1000000f grid 80 1 1 block 32 1 1 shared 0 stream 0x7fff20000001 size 36 in 0x7fff0000000b"]
+    assert struct.unpack("PPPPi", buffer.raw[:36])[1:] == (b.data_ptr(), da.data_ptr(), db.data_ptr(), 99)
+
+    with pytest.raises(RuntimeError, match="named symbol not found"):
+        module.threads("another")
 
 
 def test_wrong_tensors_do_not_reach_the_kernel():

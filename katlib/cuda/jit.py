@@ -18,6 +18,7 @@ THREADS = 256                                   # in the largest block; the sour
 OPTIONS = ("--std=c++17", "--ftz=true")         # ftz: flush subnormals to zero; without it a reciprocal costs four more instructions
 
 
+LIBCUDA = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 MAJOR = (torch.version.cuda or "none").split(".")[0]
 
 
@@ -91,7 +92,7 @@ def compile(source: Path, definitions: dict[str, object], arch: int) -> bytes:
 
 @functools.cache
 def _driver() -> ctypes.CDLL:
-    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    driver = ctypes.CDLL(LIBCUDA)
     word, pointer = ctypes.c_uint, ctypes.c_void_p
     driver.cuLaunchKernel.argtypes = [pointer, *[word] * 7, pointer, pointer, pointer]
     driver.cuCtxPushCurrent_v2.argtypes = [pointer]
@@ -105,6 +106,11 @@ def _check(status: int) -> None:
         raise RuntimeError(f"CUDA: {(text.value or b'unknown error').decode()} ({status})")
 
 
+class _Extra(ctypes.Structure):
+    """The `extra` of cuLaunchKernel: CU_LAUNCH_PARAM_BUFFER_POINTER, it, CU_LAUNCH_PARAM_BUFFER_SIZE, a pointer to it, CU_LAUNCH_PARAM_END."""
+    _fields_ = [("pointer", ctypes.c_void_p), ("parameters", ctypes.c_char_p), ("size", ctypes.c_void_p), ("bytes", ctypes.c_void_p), ("end", ctypes.c_void_p)]
+
+
 class Module:
     """A compiled source on one device.
 
@@ -113,20 +119,20 @@ class Module:
     """
 
     def __init__(self, code: bytes, index: int):
-        self.index, self.functions = index, {}
+        self.index, self.functions, self.driver, self.popped = index, {}, _driver(), ctypes.c_void_p()
         self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count        # initialises CUDA as well
         self.handle, self.context, device = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
-        _check(_driver().cuDeviceGet(ctypes.byref(device), index))
-        _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(self.context), device))
+        _check(self.driver.cuDeviceGet(ctypes.byref(device), index))
+        _check(self.driver.cuDevicePrimaryCtxRetain(ctypes.byref(self.context), device))
         self._call("cuModuleLoadData", ctypes.byref(self.handle), code)
 
     def _call(self, name: str, *arguments) -> None:
-        driver = _driver()
+        driver = self.driver
         _check(driver.cuCtxPushCurrent_v2(self.context))
         try:
             _check(getattr(driver, name)(*arguments))
         finally:
-            driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+            driver.cuCtxPopCurrent_v2(ctypes.byref(self.popped))
 
     def _function(self, name: str) -> tuple[ctypes.c_void_p, int]:
         if name not in self.functions:
@@ -144,10 +150,9 @@ class Module:
         """Queues a kernel on the current stream. `layout` says how the arguments lie in memory, in the letters of `struct`."""
         parameters = struct.pack(layout, *[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments])
         size = ctypes.c_size_t(len(parameters))
-        # CU_LAUNCH_PARAM_BUFFER_POINTER, .., CU_LAUNCH_PARAM_BUFFER_SIZE, .., CU_LAUNCH_PARAM_END
-        extra = (ctypes.c_void_p * 5)(1, ctypes.cast(parameters, ctypes.c_void_p).value, 2, ctypes.addressof(size), 0)
+        extra = _Extra(1, parameters, 2, ctypes.addressof(size), None)
         stream = torch.cuda.current_stream(self.index).cuda_stream
-        self._call("cuLaunchKernel", self._function(name)[0], *grid, 1, block, 1, 1, 0, stream, None, extra)
+        self._call("cuLaunchKernel", self._function(name)[0], *grid, 1, block, 1, 1, 0, stream, None, ctypes.byref(extra))
 
 
 @functools.cache
