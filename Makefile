@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test notebooks data bench coefficients picture colab clean
+.PHONY: help install book test notebooks data bench sass coefficients picture colab clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,8 @@ data: $(INSTALLED) ## download CIFAR-10 into the cache, check it
 
 bench: $(INSTALLED) ## time the kernel, keep the figures in results/
 	$(BIN)/python benchmarks/cpu_rational.py
+sass: $(INSTALLED) ## the CUDA kernel's registers, spills and instructions per element, for all GPUs, without one
+	$(BIN)/python -m katlib.cuda.sass
 
 coefficients: $(INSTALLED) ## fit the starting points of the rational functions anew
 	$(BIN)/python -c 'from katlib.fit import main; main()'

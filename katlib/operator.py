@@ -10,7 +10,7 @@ coefficients alone. Derivatives of second and higher order go through the refere
 import torch
 from torch import Tensor
 
-from katlib import cpu
+from katlib import cpu, cuda
 from katlib.reference import evaluate, gradients
 
 LIBRARY = torch.library.Library("katlib", "DEF")
@@ -29,20 +29,25 @@ def reference_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tens
     return dx.to(x.dtype).contiguous(), da, db
 
 
-def _cpu_forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    if not cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]):
-        return reference_forward(x, a, b)
-    return cpu.forward(x.contiguous(), a.contiguous(), b.contiguous())
+def _register(device: str, backend, serves) -> None:
+    """Registers a backend for a device; what it does not serve, the reference does."""
+
+    def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        if not serves(x.dtype, a.shape[1] - 1, b.shape[1]):
+            return reference_forward(x, a, b)
+        return backend.forward(x.contiguous(), a.contiguous(), b.contiguous())
+
+    def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not serves(x.dtype, a.shape[1] - 1, b.shape[1]):
+            return reference_backward(g, x, a, b)
+        return backend.backward(g.contiguous(), x.contiguous(), a.contiguous(), b.contiguous())
+
+    LIBRARY.impl("rational", forward, device)
+    LIBRARY.impl("rational_backward", backward, device)
 
 
-def _cpu_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if not cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]):
-        return reference_backward(g, x, a, b)
-    return cpu.backward(g.contiguous(), x.contiguous(), a.contiguous(), b.contiguous())
-
-
-LIBRARY.impl("rational", _cpu_forward, "CPU")
-LIBRARY.impl("rational_backward", _cpu_backward, "CPU")
+_register("CPU", cpu, cpu.available)
+_register("CUDA", cuda, lambda dtype, m, n: m <= cuda.MAX_DEGREE and n <= cuda.MAX_DEGREE and cuda.available())
 LIBRARY.impl("rational", reference_forward, "CompositeExplicitAutograd")
 LIBRARY.impl("rational_backward", reference_backward, "CompositeExplicitAutograd")
 

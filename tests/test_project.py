@@ -110,9 +110,11 @@ def test_the_address_is_written_everywhere_and_taken_back(tmp_path, monkeypatch)
 
 
 def test_no_module_is_long_and_the_package_can_be_read_in_an_evening():
-    lines = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "katlib").rglob("*.py")}
+    """The readers' part stays under 2,000 lines; how CUDA sources are compiled, launched and measured is beside it."""
+    lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "katlib").rglob("*") if path.suffix in (".py", ".cpp", ".cu")}
     assert max(lines.values()) <= 250, lines
-    assert sum(lines.values()) <= 2000, lines
+    assert sum(n for path, n in lines.items() if "cuda" not in path.parts) <= 2000
+    assert sum(lines.values()) <= 3000
 
 
 def test_figures_ask_for_a_caption_and_an_alt_text_and_are_the_same_every_time():

@@ -1,0 +1,23 @@
+// Stage 1: one thread for each element, forward and backward each fused into one kernel. x is read once, and no power of it is stored.
+//
+// Every element adds its ten terms to the same few numbers in global memory, by atomics. All threads queue for those addresses, and
+// since they come in another order each time, no two runs give the same bits. This is how the first KAT kernels did it.
+
+#include "element.cuh"
+
+extern "C" __global__ void forward(const TYPE *x, const float *a, const float *b, TYPE *y, long long rows, long long groups, long long span) {
+    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= rows * groups * span) return;
+    const long long group = i / span % groups;
+    y[i] = TYPE(rational(float(x[i]), a + group * (M + 1), b + group * N));
+}
+
+extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b, TYPE *dx, float *da, float *db,
+                                    long long rows, long long groups, long long span) {
+    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= rows * groups * span) return;
+    const long long group = i / span % groups;
+    float terms[COEFFICIENTS];
+    dx[i] = TYPE(gradients(float(g[i]), float(x[i]), a + group * (M + 1), b + group * N, terms));
+    for (int k = 0; k < COEFFICIENTS; k++) atomicAdd(destination(da, db, group, k), terms[k]);
+}

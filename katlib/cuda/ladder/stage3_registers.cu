@@ -1,0 +1,18 @@
+// Stage 3: a thread keeps ten sums in registers while it strides over its elements; nothing is shared inside the loop, so nobody waits.
+// Coefficients are in registers too. Ten global atomics a thread are left, at the end: many threads, all at the same time.
+
+#include "element.cuh"
+
+extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b, TYPE *dx, float *da, float *db,
+                                    long long rows, long long groups, long long span) {
+    const long long group = blockIdx.x, stride = (long long)gridDim.y * blockDim.x;
+    float numerator[M + 1], denominator[N + 1], sums[COEFFICIENTS] = {}, terms[COEFFICIENTS];
+    for (int i = 0; i <= M; i++) numerator[i] = a[group * (M + 1) + i];
+    for (int j = 0; j < N; j++) denominator[j] = b[group * N + j];
+    for (long long number = (long long)blockIdx.y * blockDim.x + threadIdx.x; number < rows * span; number += stride) {
+        const long long i = place(number, groups, span);
+        dx[i] = TYPE(gradients(float(g[i]), float(x[i]), numerator, denominator, terms));
+        for (int k = 0; k < COEFFICIENTS; k++) sums[k] += terms[k];
+    }
+    for (int k = 0; k < COEFFICIENTS; k++) atomicAdd(destination(da, db, group, k), sums[k]);
+}

@@ -1,0 +1,30 @@
+// Stage 4: the block adds up its threads' sums before it goes to global memory. Inside a warp, threads read each other's registers
+// (shuffles): 16 + 8 + 4 + 2 + 1 lanes fold 32 sums into one. The warps' sums meet in shared memory. Ten global atomics a block are left.
+// That is fast, but the blocks still come in any order, and float sums depend on it.
+
+#include "element.cuh"
+
+extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b, TYPE *dx, float *da, float *db,
+                                    long long rows, long long groups, long long span) {
+    const long long group = blockIdx.x, stride = (long long)gridDim.y * blockDim.x;
+    float numerator[M + 1], denominator[N + 1], sums[COEFFICIENTS] = {}, terms[COEFFICIENTS];
+    for (int i = 0; i <= M; i++) numerator[i] = a[group * (M + 1) + i];
+    for (int j = 0; j < N; j++) denominator[j] = b[group * N + j];
+    for (long long number = (long long)blockIdx.y * blockDim.x + threadIdx.x; number < rows * span; number += stride) {
+        const long long i = place(number, groups, span);
+        dx[i] = TYPE(gradients(float(g[i]), float(x[i]), numerator, denominator, terms));
+        for (int k = 0; k < COEFFICIENTS; k++) sums[k] += terms[k];
+    }
+
+    __shared__ float warps[THREADS / 32][COEFFICIENTS];
+    for (int k = 0; k < COEFFICIENTS; k++) {
+        for (int half = 16; half; half /= 2) sums[k] += __shfl_down_sync(0xffffffff, sums[k], half);
+        if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32][k] = sums[k];
+    }
+    __syncthreads();                                                    // the warps' sums are there
+    if (threadIdx.x < COEFFICIENTS) {
+        float total = 0;
+        for (unsigned warp = 0; warp < blockDim.x / 32; warp++) total += warps[warp][threadIdx.x];
+        atomicAdd(destination(da, db, group, threadIdx.x), total);
+    }
+}
