@@ -34,7 +34,8 @@ data: $(INSTALLED) ## download CIFAR-10 into the cache, check it
 	$(BIN)/python -c 'from katlib import load_cifar10; print(load_cifar10())'
 
 bench: $(INSTALLED) ## time the kernel, keep the figures in results/
-	$(BIN)/python benchmarks/cpu_rational.py
+	$(BIN)/python benchmarks/kernel.py
+	$(BIN)/python benchmarks/model.py
 sass: $(INSTALLED) ## the CUDA kernel's registers, spills and instructions per element, for all GPUs, without one
 	$(BIN)/python -m katlib.cuda.sass
 

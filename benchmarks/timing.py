@@ -1,0 +1,63 @@
+"""How the benchmarks take time: in turns, after warming up, with the cache flushed on a GPU; medians, quantiles and ratios."""
+
+import statistics
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from katlib.results import device_name, git_commit, write_json
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+FLUSH_BYTES = 256 * 2 ** 20             # several times the second-level cache of any GPU of today
+
+
+def turns(ways: dict, device: torch.device, rounds: int, warmup: int = 3) -> dict[str, list[float]]:
+    """Milliseconds of each way in each round. The ways take turns, so that whatever else happens to the machine happens to all."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    on_gpu = device.type == "cuda"
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device) if on_gpu else None
+    for i in range(rounds + warmup):
+        for name, run in ways.items():
+            if on_gpu:
+                flush.zero_()           # what the last one left in the cache would be a present to the next
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                run()
+                end.record()
+                torch.cuda.synchronize(device)
+                elapsed = start.elapsed_time(end)
+            else:
+                started = time.perf_counter()
+                run()
+                elapsed = 1e3 * (time.perf_counter() - started)
+            if i >= warmup:
+                times[name].append(elapsed)
+    return times
+
+
+def quantiles(times: list[float]) -> dict[str, float]:
+    deciles = statistics.quantiles(times, n=10)
+    return {"p20": deciles[1], "p50": deciles[4], "p80": deciles[7]}
+
+
+def ratio(times: dict[str, list[float]], way: str, to: str) -> float:
+    """The median over the rounds of one way's time in units of another's."""
+    return statistics.median(a / b for a, b in zip(times[way], times[to]))
+
+
+def store(name: str, what: str, device: torch.device, rounds: int, rows: list[dict]) -> None:
+    """Writes results/`name`.json with where it was made, and says so."""
+    write_json(RESULTS / f"{name}.json", {
+        "what": what, "device_name": device_name(device), "torch": torch.__version__, "commit": git_commit(), "date": date.today().isoformat(),
+        "rounds": rounds, "rows": rows})
+    print(f"written to results/{name}.json")
+
+
+def slug(device: torch.device) -> str:
+    """A short name of the device for a file: cpu, h100, t4."""
+    if device.type == "cpu":
+        return "cpu"
+    words = torch.cuda.get_device_name(device).lower().replace("-", " ").split()
+    return next((word for word in words if any(c.isdigit() for c in word)), words[-1])
