@@ -1,7 +1,7 @@
 """CUDA sources compiled at first use, by NVRTC, and launched through the driver: no nvcc, no C++ compiler, nothing but the torch wheel.
 
-Both libraries are called through ctypes. PyTorch has a binding of its own (`torch.cuda._compile_kernel`), but it is private, came only
-with torch 2.8, hands no 64-bit integers to a kernel and packs its arguments anew, one object each, at every launch.
+Both libraries are called through ctypes. Recent versions of PyTorch have a binding of their own (`torch.cuda._compile_kernel`), but it
+is private, passes integers as 32 bits only, and packs the arguments of a launch one object at a time.
 """
 
 import ctypes
@@ -16,8 +16,6 @@ import torch
 
 THREADS = 256                                   # in the largest block; the sources see it as a macro
 OPTIONS = ("--std=c++17", "--ftz=true")         # ftz: flush subnormals to zero; without it a reciprocal costs four more instructions
-
-
 LIBCUDA = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 MAJOR = (torch.version.cuda or "none").split(".")[0]
 

@@ -58,12 +58,10 @@ template <int K> __device__ inline Real polynomial(const Real (&c)[K + 1], Real 
 // Where it is long, group_tile is 1 and lanes is the whole block.
 struct Walk {
     Index offset, end, step, gap, packs, column, column_step, group;
-    int group_in_block;
 
     __device__ Walk(Index rows, Index groups, Index packs, int group_tile, int lanes) : packs(packs) {
         const int slots = blockDim.x / (group_tile * lanes), slot = threadIdx.x / (group_tile * lanes);
-        group_in_block = threadIdx.x / lanes % group_tile;
-        group = blockIdx.x * Index(group_tile) + group_in_block;
+        group = blockIdx.x * Index(group_tile) + threadIdx.x / lanes % group_tile;
         const Index number = (blockIdx.y * Index(slots) + slot) * lanes + threadIdx.x % lanes, S = Index(gridDim.y) * slots * lanes;
         const Index row = groups * packs;
         column = number % packs;
