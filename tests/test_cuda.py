@@ -122,7 +122,7 @@ def test_what_reaches_the_driver(monkeypatch, tmp_path):
     dx, da, db = katlib.cuda.backward(y, x, a, b)
     assert record.value.decode().splitlines() == [
         "launch 0x7fff10000011 grid 1 99 1 block 192 1 1 shared 0 stream 0x7fff20000001 size 68 in 0x7fff0000000b",
-        "launch 0x7fff1000000f grid 80 1 1 block 32 1 1 shared 0 stream 0x7fff20000001 size 36 in 0x7fff0000000b"]
+        "launch 0x7fff1000000f grid 80 1 1 block 128 1 1 shared 0 stream 0x7fff20000001 size 36 in 0x7fff0000000b"]
     assert struct.unpack("PPPPi", buffer.raw[:36])[1:] == (b.data_ptr(), da.data_ptr(), db.data_ptr(), 99)
 
     with pytest.raises(RuntimeError, match="named symbol not found"):

@@ -153,21 +153,25 @@ MUTANTS = [
     ("offset < end", "offset <= end"),                                  # bounds
     ("column >= packs", "column > packs"),
     ("slots && group < groups ?", "slots ?"),
-    ("if (group >= groups) break;", ""),
     ("part < parts", "part < parts - 1"),
-    ("i < members", "i < members - 1"),
+    ("slot = 0; valid", "slot = 1; valid"),
+    ("lane = rank; lane < lanes;", "lane = rank; lane < lanes - 1;"),
+    ("lane = rank; lane < lanes; lane += team", "lane = rank; lane < lanes; lane += WARP"),
+    ("unsigned warp = 1;", "unsigned warp = 2;"),
     ("i <= M; i++) {     ", "i < M; i++) {     "),
     ("j <= N; j++) {     ", "j < N; j++) {     "),
     ("i = K - 1; i >= 0", "i = K - 1; i > 0"),
-    ("item < group_tile * COEFFICIENTS", "item < COEFFICIENTS"),
-    ("half = WARP / 2; half; half /= 2) total += __shfl_down_sync(ALL_LANES, total, half);\n        if", "half = WARP / 4; half; half /= 2) "
-     "total += __shfl_down_sync(ALL_LANES, total, half);\n        if"),
+    ("first < items;", "first < group_tile;"),
+    ("valid = item < items && group < groups", "valid = item < items"),
+    ("half = team / 2", "half = team / 4"),
+    ("half = WARP / 2", "half = WARP / 4"),
     ("+ blockIdx.y] = total", "] = total"),                             # sums
     ("threadIdx.x] += sum[k]", "threadIdx.x] = sum[k]"),
     ("sums[k][threadIdx.x] = 0;", ";"),
-    ("* lanes + i % lanes", "* lanes + i / lanes"),
+    ("local) * lanes + lane]", "local) * lanes + rank]"),
     ("total *= SCALE;", "total *= -SCALE;"),
-    ("    __syncthreads();", ""),                                       # the barrier
+    ("__syncthreads();\n\n", "\n\n"),                                   # barriers
+    ("__syncthreads();\n    if", "    if"),
     ("offset += gap", "offset -= gap"),                                 # the way
     ("+ group * packs + column", "+ column"),
     ("column_step = S % packs", "column_step = 0"),
@@ -175,11 +179,13 @@ MUTANTS = [
 
 
 def probe():
-    """Three small launches that between them reach every line: idle threads and groups, threads that change column, several flushes."""
+    """Small launches that between them reach every line: idle threads and groups, threads that change column, sums put aside
+    several times, a second kernel of several warps."""
     torch.manual_seed(0)
     check(*with_zeros(*data(40, 51, 7)), multiprocessors=4, threads=256)
     check(*data(3, 2, 1001), multiprocessors=4, threads=512)
     check(*data(150, 1, 257), multiprocessors=1, threads=256)
+    check(*data(40, 1, 257), multiprocessors=40, threads=256)
 
 
 def test_the_checks_bite(tmp_path, monkeypatch):

@@ -110,7 +110,8 @@ def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor
     groups, coefficients = len(a), a.shape[1] + b.shape[1]
     partial = a.new_empty(groups, coefficients, p.parts)                # (G, m + 1 + n, parts)
     module.launch("rational_backward", (p.tiles, p.parts), p.block, "PPPPPP" + layout, g, x, a, b, dx, partial, *sizes)
-    module.launch("rational_finish", (groups * coefficients, 1), 32, "PPPPi", partial, b, da, db, p.parts)
+    block = min(jit.THREADS, _ceil(p.parts, 32) * 32)
+    module.launch("rational_finish", (groups * coefficients, 1), block, "PPPPi", partial, b, da, db, p.parts)
     return dx, da, db
 
 

@@ -149,30 +149,39 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) rational_backward(
     }
     __syncthreads();
 
-    // One warp adds up one coefficient of one group at a time: its lanes stride over the group's threads, then fold in halves.
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, members = blockDim.x / (group_tile * lanes) * lanes;
-    for (int item = warp; item < group_tile * COEFFICIENTS; item += blockDim.x / WARP) {
-        const int local = item / COEFFICIENTS, k = item % COEFFICIENTS;
+    // A team of threads adds up one coefficient of one group: each strides over the group's threads, then they fold in halves. With few
+    // groups to a block a team is a whole warp; with many it is smaller, so that one round is enough and nobody waits for another team.
+    const int items = group_tile * COEFFICIENTS, threads = blockDim.x, slots = threads / (group_tile * lanes);
+    int team = WARP;
+    while (team > 1 && items * team > threads) team /= 2;
+    const int rank = threadIdx.x % team;
+    for (int first = 0; first < items; first += threads / team) {
+        const int item = first + threadIdx.x / team, local = item % group_tile, k = item / group_tile;
         const Index group = blockIdx.x * Index(group_tile) + local;
-        if (group >= groups) break;
+        const bool valid = item < items && group < groups;
         Real total = 0;
-        for (int i = lane; i < members; i += WARP) total += sums[k][(i / lanes * group_tile + local) * lanes + i % lanes];
-        for (int half = WARP / 2; half; half /= 2) total += __shfl_down_sync(ALL_LANES, total, half);
-        if (lane == 0) partial[(size_t(group) * COEFFICIENTS + k) * gridDim.y + blockIdx.y] = total;
+        for (int slot = 0; valid && slot < slots; slot++) {
+            for (int lane = rank; lane < lanes; lane += team) total += sums[k][(slot * group_tile + local) * lanes + lane];
+        }
+        for (int half = team / 2; half; half /= 2) total += __shfl_down_sync(ALL_LANES, total, half);
+        if (valid && rank == 0) partial[(size_t(group) * COEFFICIENTS + k) * gridDim.y + blockIdx.y] = total;
     }
 }
 
-// Adds up the blocks' partial sums in double, one warp for each coefficient of each group: da (groups, M + 1), db (groups, N).
-extern "C" __global__ void __launch_bounds__(WARP) rational_finish(
+// Adds up the blocks' partial sums in double, one block for each coefficient of each group: da (groups, M + 1), db (groups, N).
+extern "C" __global__ void __launch_bounds__(THREADS) rational_finish(
         const Real *__restrict__ partial, const Real *__restrict__ b, Real *__restrict__ da, Real *__restrict__ db, int parts) {
-    const size_t group = blockIdx.x / COEFFICIENTS;
-    const int k = blockIdx.x % COEFFICIENTS, lane = threadIdx.x;
+    __shared__ double warps[THREADS / WARP];
     double total = 0;
-#pragma unroll 4
-    for (int part = lane; part < parts; part += WARP) total += partial[size_t(blockIdx.x) * parts + part];
+    for (int part = threadIdx.x; part < parts; part += blockDim.x) total += partial[size_t(blockIdx.x) * parts + part];
     for (int half = WARP / 2; half; half /= 2) total += __shfl_down_sync(ALL_LANES, total, half);
+    if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = total;
+    __syncthreads();
+    if (threadIdx.x) return;
+    for (unsigned warp = 1; warp < blockDim.x / WARP; warp++) total += warps[warp];
     total *= SCALE;
-    if (lane) return;
+    const size_t group = blockIdx.x / COEFFICIENTS;
+    const int k = blockIdx.x % COEFFICIENTS;
     if (k <= M) da[group * (M + 1) + k] = total;
     else db[group * N + k - M - 1] = b[group * N + k - M - 1] < 0 ? total : -total;
 }
