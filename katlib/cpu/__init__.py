@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("rational.cpp")
-OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
+OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread", "-Wno-psabi")
 MAX_DEGREE = 8
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -55,7 +55,8 @@ def _compile(m: int, n: int) -> Path:
             if result.returncode == 0:
                 os.replace(temporary, path)
                 return path
-        raise OSError(f"{compiler} could not compile {SOURCE.name}: {result.stderr.strip().splitlines()[-1:]}")
+        errors = [line for line in result.stderr.splitlines() if "error" in line] or ["no message"]
+        raise OSError(f"{compiler} could not compile {SOURCE.name}: {errors[0]}")
     finally:
         temporary.unlink(missing_ok=True)
 

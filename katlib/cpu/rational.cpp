@@ -47,11 +47,16 @@ static floats widen(float16s value, Float16) { return __builtin_convertvector(va
 static float16s narrow(floats value, Float16) { return __builtin_convertvector(value, float16s); }
 #endif
 
-template <class T> static typename T::Vector load(const typename T::Stored* from, int64_t n) {
-    decltype(narrow(typename T::Vector{}, T())) stored{};                   // zeros beyond n: they add nothing to any gradient
-    if (n == LANES) memcpy(&stored, from, sizeof stored);
-    else memcpy(&stored, from, n * sizeof *from);
-    return widen(stored, T());
+// n elements from `at`, and 0 in the other lanes: zeros add nothing to any gradient. Beyond n lies the next group, which may be read and is masked;
+// only at the very end of the tensor, of `size` elements, is there nothing to read.
+template <class T> static inline typename T::Vector load(const typename T::Stored* from, int64_t at, int64_t n, int64_t size) {
+    typedef typename T::Vector V;
+    const V lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    decltype(narrow(V{}, T())) stored{};
+    if (n == LANES || at + LANES <= size) memcpy(&stored, from + at, sizeof stored);
+    else memcpy(&stored, from + at, n * sizeof *from);
+    V value = widen(stored, T());
+    return n == LANES ? value : lane < V{} + (typename T::Computed)n ? value : V{};
 }
 template <class T> static void store(typename T::Stored* to, typename T::Vector value, int64_t n) {
     auto stored = narrow(value, T());
@@ -107,13 +112,14 @@ template <class V> static inline V magnitude(V x) { return x < 0 ? -x : x; }
 template <class T> static void forward(const typename T::Stored* x, const typename T::Computed* a, const typename T::Computed* b,
                                        typename T::Stored* y, Shape shape, Parallel parallel, int threads) {
     typedef typename T::Vector V;
+    const int64_t size = shape.rows * shape.groups * shape.span;
     for_each_item(shape, parallel, threads, [=](int64_t item) {
         for (int64_t g = 0; g < shape.groups; g++) {
             V A[M + 1], B[N + 1];                                           // B[j] = |b_j|, B[0] = 1
             for (int i = 0; i <= M; i++) A[i] = V{} + a[g * (M + 1) + i];
             for (int j = 0; j <= N; j++) B[j] = magnitude(V{} + (j ? b[g * N + j - 1] : 1));
             for_each_vector(shape, item, g, [&](int64_t at, int64_t n) {
-                V X = load<T>(x + at, n), Z = magnitude(X), P = A[M], Q = B[N];
+                V X = load<T>(x, at, n, size), Z = magnitude(X), P = A[M], Q = B[N];
                 for (int i = M - 1; i >= 0; i--) P = P * X + A[i];
                 for (int j = N - 1; j >= 0; j--) Q = Q * Z + B[j];
                 store<T>(y + at, P / Q, n);
@@ -126,6 +132,7 @@ template <class T> static void backward(const typename T::Stored* grad, const ty
                                         const typename T::Computed* b, typename T::Stored* dx, typename T::Computed* da,
                                         typename T::Computed* db, Shape shape, Parallel parallel, int threads) {
     typedef typename T::Vector V;
+    const int64_t size = shape.rows * shape.groups * shape.span;
     std::vector<double> partial(shape.items() * shape.groups * COEFFICIENTS);
     for_each_item(shape, parallel, threads, [=, &partial](int64_t item) {
         for (int64_t g = 0; g < shape.groups; g++) {
@@ -133,10 +140,10 @@ template <class T> static void backward(const typename T::Stored* grad, const ty
             for (int i = 0; i <= M; i++) A[i] = V{} + a[g * (M + 1) + i];
             for (int j = 0; j <= N; j++) B[j] = magnitude(V{} + (j ? b[g * N + j - 1] : 1));
             for_each_vector(shape, item, g, [&](int64_t at, int64_t n) {
-                V X = load<T>(x + at, n), Z = magnitude(X), P = A[M], Q = B[N], dP = V{}, dQ = V{};
+                V X = load<T>(x, at, n, size), Z = magnitude(X), P = A[M], Q = B[N], dP = V{}, dQ = V{};
                 for (int i = M - 1; i >= 0; i--) dP = dP * X + P, P = P * X + A[i];         // the chain of P' runs one step behind
                 for (int j = N - 1; j >= 0; j--) dQ = dQ * Z + Q, Q = Q * Z + B[j];         // dQ / d|x|
-                V inverse = 1 / Q, F = P * inverse, t = load<T>(grad + at, n) * inverse, v = -t * F;
+                V inverse = 1 / Q, F = P * inverse, t = load<T>(grad, at, n, size) * inverse, v = -t * F;
                 store<T>(dx + at, t * (dP - F * (X < 0 ? -dQ : dQ)), n);
                 sum[0] += t;                                                                // da_i = sum g x^i / Q
                 for (int i = 1; i <= M; i++) sum[i] += t *= X;
