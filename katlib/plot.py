@@ -7,6 +7,7 @@ the same in Jupyter, in Colab and in the built book. Backgrounds are opaque, so 
 import base64
 import html
 import io
+import math
 from pathlib import Path
 
 import matplotlib
@@ -70,23 +71,40 @@ def label_line(ax, line, text: str, at: float | None = None) -> None:
                 va="center" if at is None else "bottom", annotation_clip=False)
 
 
-def functions(x, curves: dict, xlabel: str = "x", ylabel: str = "", ylim=None, dashed=()) -> Figure:
-    """Curves over x, each labelled at its right end. `curves` maps labels to values of x's length; `dashed` names those to dash."""
+def functions(x, curves: dict, xlabel: str = "x", ylabel: str = "", ylim=None, dashed=(), xscale: str = "linear", yscale: str = "linear",
+              marker: str = "") -> Figure:
+    """Curves over x, each labelled at its right end.
+
+    Args:
+        x: what they share on the horizontal axis.
+        curves: maps labels to values of x's length; a value that is not finite leaves a gap.
+        ylim: (lowest, highest); without it, what the curves need.
+        dashed: labels of curves to dash.
+        xscale, yscale: "linear" or "log".
+        marker: matplotlib's sign for each value; "o" where the values were measured at a few x.
+    """
     fig, ax = new_figure()
     x = torch.as_tensor(x).tolist()
-    ends = []
-    for label, y in curves.items():
-        y = torch.as_tensor(y).tolist()
-        line, = ax.plot(x, y, linestyle="--" if label in dashed else "-")
-        ends.append((y[-1] if ylim is None else min(max(y[-1], ylim[0]), ylim[1]), label, line))
-    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
-    lo, hi = ax.get_ylim()
-    position = -float("inf")
-    for y, label, line in sorted(ends, key=lambda end: end[0]):         # from below, with room for a line of text between two labels
-        position = max(y, position + 0.075 * (hi - lo))
-        ax.annotate(label, (x[-1], position), xytext=(6, 0), textcoords="offset points", color=line.get_color(), va="center",
-                    annotation_clip=False)
+    ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+    lines = {label: ax.plot(x, torch.as_tensor(y).tolist(), linestyle="--" if label in dashed else "-", marker=marker, markersize=4)[0]
+             for label, y in curves.items()}
+    ax.set_ylim(ylim)
+    label_ends(ax, lines)
     return fig
+
+
+def label_ends(ax, lines: dict) -> None:
+    """Writes each line's label at its right end, in its colour, no two on each other. `lines` maps labels to lines of `ax`."""
+    to_axes = ax.transData + ax.transAxes.inverted()
+    ends = []
+    for label, line in lines.items():
+        x, y = [(u, v) for u, v in zip(*line.get_data()) if math.isfinite(v)][-1]
+        ends.append((*to_axes.transform((x, min(max(y, ax.get_ylim()[0]), ax.get_ylim()[1]))), label, line.get_color()))
+    position = -float("inf")
+    for x, y, label, color in sorted(ends, key=lambda end: end[1]):         # from below, with room for a line of text between two labels
+        position = max(y, position + 0.075)
+        ax.annotate(label, (x, position), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points", color=color, va="center",
+                    annotation_clip=False)
 
 
 def learning_curves(runs: list[dict], quantity: str = "test_accuracy") -> Figure:
