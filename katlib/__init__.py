@@ -9,5 +9,13 @@ from katlib.spline import SplineKAN
 from katlib.vit import VisionTransformer
 
 __version__ = "0.1.0"
+LIVE = ("RationalExplorer", "DenominatorExplorer", "SplineExplorer")        # loaded when first used: training needs no ipywidgets
 __all__ = ["rational", "rational_reference", "GroupRational", "GRKAN", "GRKANMlp", "SplineKAN", "VisionTransformer",
-           "RationalFit", "fit_rational", "gain", "load_cifar10"]
+           "RationalFit", "fit_rational", "gain", "load_cifar10", *LIVE]
+
+
+def __getattr__(name: str):
+    if name in LIVE:
+        from katlib import widgets
+        return getattr(widgets, name)
+    raise AttributeError(f"module 'katlib' has no attribute {name!r}")

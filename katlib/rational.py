@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from katlib import operator
 from katlib.reference import evaluate
 
+# GELU of the KAT release (arXiv 2409.10594), fitted with another denominator than is evaluated: 1.46 off at x = 3 (chapter 5)
+RELEASED_GELU = ((-0.00153968995, 0.516928732, 0.440758258, 0.097255297, -0.00884418003, -0.0037867499),
+                 (-0.141710564, -0.06481231, -0.0444695018, 0.0128377602))
 STORED = json.loads((Path(__file__).parent / "coefficients.json").read_text())    # written by `make coefficients`
 
 
@@ -100,17 +103,20 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
     return operator.rational(grouped.contiguous(), a, b).reshape(x.shape)
 
 
-def initial_coefficients(init, degrees: tuple[int, int] = (5, 4)) -> tuple[Tensor, Tensor]:
+def initial_coefficients(init, degrees: tuple[int, int] | None = (5, 4)) -> tuple[Tensor, Tensor]:
     """Coefficients to start from: a_0 .. a_m and b_1 .. b_n as two float64 vectors.
 
     Args:
         init: a name ("identity", "relu", "gelu", "swish" or "tanh"), whose coefficients were fitted by `katlib.fit`;
-            a `katlib.RationalFit`; or a pair (numerator, denominator) of one-dimensional tensors or lists.
-        degrees: (m, n).
+            a `katlib.RationalFit` or `RationalExplorer`; or a pair (numerator, denominator) of one-dimensional tensors or lists.
+        degrees: (m, n); None, unless `init` is a name: those that it has.
 
     Raises:
         ValueError: an unknown name, degrees for which that name was not fitted, or coefficients of another number.
     """
+    if degrees is None:
+        pair = (init.numerator, init.denominator) if hasattr(init, "numerator") else init
+        degrees = len(pair[0]) - 1, len(pair[1])
     m, n = degrees
     if m < 0 or n < 0:
         raise ValueError(f"degrees={degrees}; allowed are pairs (m, n) of m >= 0 and n >= 0")

@@ -39,6 +39,14 @@ def store(path: Path, notebook: dict) -> None:
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
 
 
+def name_widgets(text: str, widgets: dict | None) -> str:
+    """The notebook's text with its widgets numbered in their order, where ipywidgets draws their names at random: the same run, the same file."""
+    states = widgets["application/vnd.jupyter.widget-state+json"]["state"] if widgets else {}
+    for number, name in enumerate(sorted(states, key=text.index)):
+        text = text.replace(name, f"{number:032x}")
+    return text
+
+
 def execute(numbers: list[str]) -> None:
     """Runs the notebooks (those whose names begin with one of `numbers`) from their own folder; stores their outputs, and in the opening of
     each how long it ran on what."""
@@ -63,9 +71,10 @@ def execute(numbers: list[str]) -> None:
         seconds = time.perf_counter() - started
         opening = notebook.cells[0]
         opening.source = re.sub(r"Run time: [^*]*\*", f"Run time: {seconds:.0f} s ({device}).*", opening.source)
+        widgets = notebook.metadata.get("widgets")                      # the state of live figures, which the built page mounts
         notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                             "language_info": {"name": "python"}}
-        text = nbformat.writes(notebook, 4)
+                             "language_info": {"name": "python"}} | ({"widgets": widgets} if widgets else {})
+        text = name_widgets(nbformat.writes(notebook, 4), widgets)
         for place in (str(ROOT), str(Path.home())):
             if place in text:
                 sys.exit(f"{path.name}: an output shows {place}, a path of this machine")

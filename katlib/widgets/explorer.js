@@ -1,0 +1,111 @@
+// RationalExplorer: one rational function, its ten coefficients as handles, and what follows from them.
+const SPAN = 4;
+
+function render({ model, el }) {
+  const lists = () => [model.get("numerator"), model.get("denominator")];
+  const start = lists().map((list) => [...list]), [lo, hi] = model.get("interval"), [nodes, weights] = model.get("quadrature");
+  const version = () => (model.get("safe") ? "A" : "signed");
+  const shown = { slope: false, target: true, density: true };
+  let probe = 1.5;
+
+  const set = (key, index, value) => {
+    const list = [...model.get(key)];
+    list[index] = value;
+    model.set(key, list);
+    model.save_changes();
+  };
+  const choose = ([a, b]) => { model.set("numerator", [...a]); model.set("denominator", [...b]); model.save_changes(); fitRange(); };
+  const F = (x) => rational(x, ...lists(), version());
+
+  const top = new Plot({ x: [-SPAN, SPAN], y: [-2, 4], height: 300, label: "The function F = P / Q with a handle for each coefficient of P" });
+  const low = new Plot({ x: [-SPAN, SPAN], y: [-2, 8], height: 190, label: "Numerator P and denominator Q with a handle for each coefficient of Q" });
+
+  // a_i moves F at x_i = 0, 1, -1, 2, -2, ...; b_j moves Q at its own x_j
+  start[0].forEach((_, i) => {
+    const x = (i % 2 ? 1 : -1) * Math.ceil(i / 2);
+    top.handle({ name: `a${i}`, style: "blue", step: 0.01, where: () => [x, F(x)], says: () => `a${i} = ${digits(lists()[0][i])}`,
+      move: (_, y) => set("numerator", i, lists()[0][i] + (y - F(x)) * DENOMINATORS[version()](x, lists()[1]) / x ** i) });
+  });
+  start[1].forEach((_, j) => {
+    const x = 1 + 0.75 * j, q = () => DENOMINATORS[version()](x, lists()[1]);
+    low.handle({ name: `b${j + 1}`, style: "orange", step: 0.02, where: () => [x, q()], says: () => `b${j + 1} = ${digits(lists()[1][j])}`,
+      move: (_, y) => {
+        const b = lists()[1][j], change = (y - q()) / x ** (j + 1);
+        set("denominator", j, model.get("safe") ? (b < 0 ? -1 : 1) * Math.max(0, Math.abs(b) + change) : b + change);
+      } });
+  });
+  top.handle({ name: "x", style: "ink", shape: "rect", along: "x", step: 0.05, where: () => [probe, top.y[0]],
+    says: () => `x = ${digits(probe)}, F(x) = ${digits(F(probe))}`, move: (x) => { probe = Math.min(SPAN, Math.max(-SPAN, x)); redraw(); } });
+
+  const results = { error: readout("largest error", "error"), score: readout("score", "score"), gain: readout("gain α =", "gain"), poles: readout("poles:", "poles") };
+  const values = { x: readout("x =", "x"), F: readout("F(x) =", "F"), dF: readout("F′(x) =", "dF"), P: readout("P(x) =", "P"), Q: readout("Q(x) =", "Q") };
+  const fields = ["numerator", "denominator"].map((key, d) => start[d].map((_, i) =>
+    field(`${"ab"[d]}${i + d}`, (value) => set(key, i, value))));
+  const target = element("select", { "aria-label": "target", onchange: () => { model.set("target", target.value); model.save_changes(); } },
+    ...Object.keys(TARGETS).map((name) => element("option", { value: name }, LABELS[name])));
+  const box = (text, style, key) => element("label", { class: "choice" },
+    element("input", { type: "checkbox", checked: shown[key], onchange: (event) => { shown[key] = event.target.checked; redraw(); } }),
+    element("span", { class: `swatch ${style}`, "aria-hidden": "true" }), text);
+  const safe = element("input", { type: "checkbox", onchange: () => { model.set("safe", safe.checked); model.save_changes(); } });
+  const code = element("pre", { hidden: true, tabindex: 0, "aria-label": "Python code" });
+  const python = () => `import torch, katlib\n\na = torch.tensor([[${lists()[0].join(", ")}]])\nb = torch.tensor([[${lists()[1].join(", ")}]])\n`
+    + "y = katlib.rational(x[..., None], a, b)[..., 0]";
+  const copy = () => { code.hidden = false; code.textContent = python(); navigator.clipboard?.writeText(python()).catch(() => {}); };
+  const reset = () => choose(start);
+
+  function fitRange() {                                             // the lower axes grow with Q, but never while a handle moves
+    const q = Math.max(...[-SPAN, SPAN].map((x) => DENOMINATORS.A(x, lists()[1])), 4);
+    low.y = [[-2, 8], [-5, 20], [-15, 60], [-50, 200]].find(([, most]) => q < most) ?? [-500, 2000];
+    low.layout(low.width);
+    redraw();
+  }
+
+  const redraw = once(() => {
+    const [a, b] = lists(), name = model.get("target"), zeros = model.get("safe") ? [] : poles(b, -SPAN, SPAN);
+    top.area("density", "", shown.density && ((x) => Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI) * 2));
+    top.curve("target", "ink dash", shown.target && TARGETS[name]);
+    top.curve("slope", "green dot-line", shown.slope && ((x) => derivative(x, a, b, version())), "F′");
+    top.curve("F", "blue", F, "F");
+    top.verticals("poles", "pink thin dash", zeros);
+    low.curve("P", "green thin dash", (x) => horner(x, a), "P");
+    low.curve("Q", "orange", (x) => DENOMINATORS[version()](x, b), "Q");
+    low.verticals("poles", "pink thin dash", zeros);
+    top.place();
+    low.place();
+    const [error, where] = zeros.some((x) => x >= lo && x <= hi) ? [Infinity, zeros[0]] : largestError(F, name, lo, hi);
+    const moment = nodes.reduce((sum, z, k) => sum + weights[k] * F(z) ** 2, 0), best = Math.max(model.get("best")[name], 1e-6);
+    const score = Math.max(0, Math.min(100, 100 * Math.log(error) / Math.log(best)));
+    results.error.show(error, `${digits(error)} at x = ${digits(where, 3)}`);
+    results.score.show(score, `${Math.round(score)} of 100`);
+    results.gain.show(zeros.length ? NaN : 1 / moment, zeros.length ? "none, E[F²] is infinite" : digits(1 / moment));
+    results.poles.show(zeros.length, zeros.length ? zeros.map((x) => `x = ${digits(x, 3)}`).join(", ") : model.get("safe") ? "none, Q ≥ 1" : "none here");
+    for (const [key, value] of Object.entries({ x: probe, F: F(probe), dF: derivative(probe, a, b, version()), P: horner(probe, a), Q: DENOMINATORS[version()](probe, b) }))
+      values[key].show(value);
+    [a, b].forEach((list, d) => list.forEach((value, i) => fields[d][i].show(value)));
+    target.value = name;
+    safe.checked = model.get("safe");
+    if (!code.hidden) code.textContent = python();
+  });
+
+  const row = (...children) => element("div", { class: "strip" }, ...children), controls = (...children) => element("div", { class: "strip controls" }, ...children);
+  const presets = model.get("presets").map(([name, ...pair]) => button(LABELS[name] ?? name, () => choose(pair), { "data-preset": name }));
+  const clear = mount(el, "Explorer of a rational function", [top, low], [
+    controls(element("span", { class: "title" }, "start from"), ...presets, button("reset", reset, { title: "key r" })),
+    row(element("label", { class: "field" }, "target", target), box("target", "ink dash", "target"), box("slope F′", "green dot-line", "slope"),
+      box("inputs N(0, 1)", "blue", "density")),
+    top.node,
+    row(results.error.node, results.score.node, results.gain.node, results.poles.node),
+    row(...Object.values(values).map((value) => value.node)),
+    low.node,
+    row(element("label", { class: "choice" }, safe, "absolute values in Q")),
+    row(...fields.flat().map((entry) => entry.node)),
+    controls(button("copy as Python", copy)), code,
+  ], redraw);
+  const key = (event) => { if (event.key === "r" && event.target.tagName !== "INPUT") reset(); };
+  el.addEventListener("keydown", key);
+  model.on("change:numerator change:denominator change:target change:safe", redraw);
+  fitRange();
+  return () => { clear(); el.removeEventListener("keydown", key); model.off("change:numerator change:denominator change:target change:safe", redraw); };
+}
+
+export default { render };

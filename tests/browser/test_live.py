@@ -1,0 +1,209 @@
+"""The live figures of the built book: dragging, keys and fields change them, and their numbers are katlib's."""
+
+import re
+
+import pytest
+import torch
+
+import katlib
+from katlib.fit import max_error
+from katlib.rational import RELEASED_GELU
+from katlib.spline import bspline_basis
+
+RATIONAL, SPLINE, DENOMINATOR = "book/intro.html", "notebooks/02_kan_from_scratch.html", "notebooks/05_safe_denominators.html"
+
+
+def figure(page):
+    """The first live figure of the page, mounted."""
+    box = page.locator(".katlib-live").first
+    box.wait_for()
+    page.wait_for_timeout(100)
+    return box
+
+
+def number(box, key):
+    box.page.wait_for_timeout(60)                                   # the figure draws once a frame
+    return float(box.locator(f'output[data-key="{key}"]').first.get_attribute("data-value").replace("Infinity", "inf"))
+
+
+def coefficients(box, letter):
+    box.page.wait_for_timeout(60)
+    fields = box.locator("label.field").filter(has_text=re.compile(rf"^{letter}\d$"))
+    return torch.tensor([float(fields.nth(i).locator("input").input_value()) for i in range(fields.count())], dtype=torch.float64)
+
+
+def drag(page, handle, dx, dy):
+    handle.scroll_into_view_if_needed()
+    circle = handle.locator(".dot").bounding_box()
+    x, y = circle["x"] + circle["width"] / 2, circle["y"] + circle["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx / 2, y + dy / 2)
+    page.mouse.move(x + dx, y + dy)
+    page.mouse.up()
+
+
+def curve(box, style):
+    return box.locator(f"path.curve.{style}").first.get_attribute("d")
+
+
+def agrees(box):
+    """The numbers of a RationalExplorer against katlib's, to 1e-6."""
+    a, b, x = coefficients(box, "a"), coefficients(box, "b"), number(box, "x")
+    X = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+    F = katlib.rational(X, a[None], b[None])
+    F.sum().backward()
+    assert number(box, "F") == pytest.approx(F.item(), abs=1e-6)
+    assert number(box, "dF") == pytest.approx(X.grad.item(), abs=1e-6)
+    assert number(box, "P") == pytest.approx(sum(c * x ** i for i, c in enumerate(a.tolist())), abs=1e-6)
+    assert number(box, "Q") == pytest.approx(1 + sum(abs(c) * abs(x) ** (j + 1) for j, c in enumerate(b.tolist())), abs=1e-6)
+    def function(z):
+        return katlib.rational(z[..., None], a[None], b[None])[..., 0]
+    target = box.locator("select").input_value()
+    assert number(box, "error") == pytest.approx(max_error(function, target), abs=1e-6)
+    assert number(box, "gain") == pytest.approx(katlib.gain(function), abs=1e-6)
+    return a, b
+
+
+def test_dragging_a_coefficient_changes_the_curve_and_the_numbers_are_those_of_katlib(open_page):
+    page = open_page(RATIONAL)
+    box = figure(page)
+    a, b = agrees(box)
+    assert a.tolist() == [0, 1, 0, 0, 0, 0] and b.tolist() == [0, 0, 0, 0]          # the page starts from the identity
+    before = curve(box, "blue")
+    drag(page, box.locator('.knob[data-name="a2"]'), 0, -40)
+    a, _ = agrees(box)
+    assert a[2] > 0.5 and curve(box, "blue") != before
+    drag(page, box.locator('.knob[data-name="b2"]'), 0, -30)
+    _, b = agrees(box)
+    assert b[1] > 0.1 and number(box, "Q") > 1.1
+    drag(page, box.locator('.knob[data-name="x"]'), -150, 0)
+    agrees(box)
+    assert number(box, "x") < 0
+
+
+def test_every_preset_shows_what_katlib_knows_of_it(open_page):
+    box = figure(open_page(RATIONAL))
+    for name in ("relu", "gelu", "swish", "tanh"):
+        box.locator(f'button[data-preset="{name}"]').click()
+        box.locator("select").select_option(name)
+        agrees(box)
+        assert number(box, "score") > 99
+    box.locator('button[data-preset^="released"]').click()
+    box.locator("select").select_option("gelu")
+    a, b = agrees(box)
+    assert a.tolist() == list(RELEASED_GELU[0]) and b.tolist() == list(RELEASED_GELU[1])
+    assert number(box, "error") == pytest.approx(1.465, abs=1e-3)
+
+
+def test_keys_and_fields_move_coefficients_and_reset_takes_them_back(open_page):
+    page = open_page(RATIONAL)
+    box = figure(page)
+    handle = box.locator('.knob[data-name="a0"]')
+    handle.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowUp")
+    a, _ = agrees(box)
+    assert a[0] == pytest.approx(0.03, abs=1e-9) and handle.get_attribute("aria-valuetext") == "a0 = 0.03"
+    field = box.get_by_label("b3", exact=True).last
+    field.fill("-0.25")
+    _, b = agrees(box)
+    assert b[2] == -0.25 and number(box, "Q") > 1.8                 # its absolute value counts
+    handle.focus()
+    page.keyboard.press("r")
+    a, b = agrees(box)
+    assert a.tolist() == [0, 1, 0, 0, 0, 0] and not b.any()
+
+
+def test_without_absolute_values_a_pole_is_found(open_page):
+    box = figure(open_page(RATIONAL))
+    box.get_by_label("absolute values in Q").uncheck()
+    box.get_by_label("b2", exact=True).last.fill("-0.4")
+    assert number(box, "poles") == 2 and "1.58" in box.locator('output[data-key="poles"]').text_content()
+    assert number(box, "error") == float("inf")
+    box.get_by_label("absolute values in Q").check()
+    agrees(box)
+
+
+def test_the_copied_python_computes_the_shown_values(open_page):
+    page = open_page(RATIONAL)
+    box = figure(page)
+    box.locator('button[data-preset="swish"]').click()
+    box.get_by_text("copy as Python").click()
+    x, names = number(box, "x"), {}
+    code = box.locator("pre").text_content().replace("y =", "x = torch.tensor([X])\ny =")
+    exec(code.replace("X", repr(x)), names)
+    assert names["y"].item() == pytest.approx(number(box, "F"), abs=1e-6)
+
+
+def test_a_finger_drags_without_scrolling_the_page_and_a_phone_shows_all(open_page):
+    page = open_page(RATIONAL, width=390, height=844, has_touch=True, is_mobile=True)
+    box = figure(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert box.locator('.knob[data-name="a1"]').evaluate("node => getComputedStyle(node).touchAction") == "none"
+    handle = box.locator('.knob[data-name="a1"]')
+    handle.scroll_into_view_if_needed()
+    circle = handle.locator(".dot").bounding_box()
+    x, y = circle["x"] + 7, circle["y"] + 7
+    touch = page.context.new_cdp_session(page)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x, "y": y - 20}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    a, _ = agrees(box)
+    assert a[1] > 1.2
+
+
+def test_the_figure_is_dark_on_a_dark_page(open_page):
+    page = open_page(RATIONAL)
+    box = figure(page)
+    colours = {}
+    for theme in ("light", "dark"):
+        page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+        colours[theme] = box.evaluate("node => [getComputedStyle(node).backgroundColor, getComputedStyle(node).color]")
+    assert colours["light"][0] == "rgb(255, 255, 255)" and colours["dark"][0] == "rgb(24, 27, 32)" and colours["dark"][1] == "rgb(234, 234, 234)"
+
+
+def test_the_three_denominators_are_those_of_their_formulas(open_page):
+    page = open_page(DENOMINATOR)
+    box = figure(page)
+    a = torch.tensor(RELEASED_GELU[0], dtype=torch.float64)
+    for change in (lambda: None, lambda: drag(page, box.locator('.knob[data-name="b2"]'), 0, -25), lambda: box.get_by_label("b1", exact=True).last.fill("-2")):
+        change()
+        b, x = coefficients(box, "b").tolist(), number(box, "x")
+        terms = [c * x ** (j + 1) for j, c in enumerate(b)]
+        P = sum(c * x ** i for i, c in enumerate(a.tolist()))
+        for version, Q in (("A", 1 + sum(map(abs, terms))), ("B", 1 + abs(sum(terms))), ("signed", 1 + sum(terms))):
+            assert number(box, f"F {version}") == pytest.approx(P / Q, abs=1e-6)
+        def function(z):
+            return katlib.rational(z[..., None], a[None], torch.tensor(b, dtype=torch.float64)[None])[..., 0]
+        assert number(box, "error A") == pytest.approx(max_error(function, "gelu"), abs=1e-6)
+    assert number(box, "poles") >= 1 and number(box, "least A") == pytest.approx(1)
+
+
+def test_a_spline_coefficient_moves_its_part_of_the_curve_alone(open_page):
+    page = open_page(SPLINE)
+    box = figure(page)
+
+    def value_and_expected():
+        page.wait_for_timeout(60)
+        handles = box.locator(".knob").filter(has_text=re.compile(r"^c\d+$"))
+        c = torch.tensor([float(handles.nth(i).get_attribute("aria-valuenow")) for i in range(handles.count())], dtype=torch.float64)
+        order, grid, x = int(box.locator('button[aria-pressed="true"]').text_content()), len(c), number(box, "x")
+        grid -= order
+        knots = torch.arange(-order, grid + order + 1, dtype=torch.float64) * (2 / grid) - 1
+        return number(box, "value"), (bspline_basis(torch.tensor(x, dtype=torch.float64), knots, order) @ c).item()
+
+    first, expected = value_and_expected()
+    assert first == pytest.approx(expected, abs=1e-6) and number(box, "sum") == pytest.approx(1) and number(box, "nonzero") == 4
+    drag(page, box.locator('.knob[data-name="c1"]'), 0, -40)        # far from x: nothing changes there
+    assert number(box, "value") == first
+    drag(page, box.locator('.knob[data-name="c5"]'), 0, 40)
+    value, expected = value_and_expected()
+    assert value == pytest.approx(expected, abs=1e-6) and value != first
+    for order in (0, 1, 2):
+        box.locator(f'button[data-order="{order}"]').click()
+        value, expected = value_and_expected()
+        assert value == pytest.approx(expected, abs=1e-6) and number(box, "nonzero") <= order + 1 and number(box, "sum") == pytest.approx(1)
+    box.get_by_label("grid").first.fill("9")
+    value, expected = value_and_expected()
+    assert value == pytest.approx(expected, abs=1e-6) and number(box, "count") == 11
