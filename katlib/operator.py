@@ -7,6 +7,8 @@ with contiguous x, g, y and dx (rows, G, span), a (G, m + 1) and b (G, n); a and
 coefficients alone. Derivatives of second and higher order go through the reference.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from katlib.reference import evaluate, gradients
 LIBRARY = torch.library.Library("katlib", "DEF")
 LIBRARY.define("rational(Tensor x, Tensor a, Tensor b) -> Tensor")
 LIBRARY.define("rational_backward(Tensor g, Tensor x, Tensor a, Tensor b) -> (Tensor, Tensor, Tensor)")
+FORWARD, BACKWARD = torch.ops.katlib.rational.default, torch.ops.katlib.rational_backward.default
 
 
 def reference_forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -91,7 +94,7 @@ class _Function(torch.autograd.Function):
 class _Rational(_Function):
     @staticmethod
     def forward(x, a, b):
-        return torch.ops.katlib.rational(x, a, b)
+        return FORWARD(x, a, b)
 
     @staticmethod
     def backward(ctx, g):
@@ -101,7 +104,7 @@ class _Rational(_Function):
 class _RationalBackward(_Function):
     @staticmethod
     def forward(g, x, a, b):
-        return torch.ops.katlib.rational_backward(g, x, a, b)
+        return BACKWARD(g, x, a, b)
 
     @staticmethod
     def backward(ctx, *gradients_of_gradients):
@@ -110,13 +113,59 @@ class _RationalBackward(_Function):
 
 
 # torch.compile and torch.export see the operator and these; in eager mode the Functions above, which torch.func understands too.
-torch.library.register_autograd("katlib::rational", lambda ctx, g: torch.ops.katlib.rational_backward(g.contiguous(), *ctx.saved_tensors),
+torch.library.register_autograd("katlib::rational", lambda ctx, g: BACKWARD(g.contiguous(), *ctx.saved_tensors),
                                 setup_context=_Function.setup_context)
 torch.library.register_autograd("katlib::rational_backward", _RationalBackward.backward, setup_context=_Function.setup_context)
 
 
-def rational(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """F(x) for contiguous x (rows, G, span), a (G, m + 1) and b (G, n); gradients of any order."""
-    if torch.compiler.is_compiling():
-        return torch.ops.katlib.rational(x, a, b)
-    return _Rational.apply(x, a, b)
+def grouped(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x as (rows, G, span) with one a (G, m + 1) and one b (G, n) for each of the G groups.
+
+    In a contiguous tensor a group of neighbouring channels is one contiguous span, whatever follows the channel dimension, so
+    (..., C) and (N, C, H, W) become the same three numbers. G is the least common multiple of the two group counts.
+    """
+    dim %= x.ndim
+    G = math.lcm(numerator.shape[0], denominator.shape[0])
+    span = x.shape[dim] // G * math.prod(x.shape[dim + 1:])
+    dtype = torch.promote_types(x.dtype, torch.float32)                     # float16 and bfloat16 are computed in float32
+    a, b = (c.to(dtype) if c.shape[0] == G else c.to(dtype).repeat_interleave(G // c.shape[0], 0) for c in (numerator, denominator))
+    return x.reshape(math.prod(x.shape[:dim]), G, span), a, b
+
+
+def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
+    """F(x) for tensors that are known to fit, each step seen by autograd and by the compiler."""
+    parts, a, b = grouped(x, numerator, denominator, dim)
+    apply = FORWARD if torch.compiler.is_compiling() else _Rational.apply
+    return apply(parts.contiguous(), a, b).reshape(x.shape)
+
+
+# whether torch.func transforms what runs now, as torch's own autograd.Function asks it
+_transformed = torch._C._are_functorch_transforms_active
+
+
+class _Whole(torch.autograd.Function):
+    """`composed` as one node of the graph, for eager mode: six small nodes would cost a small tensor more than the function itself."""
+
+    @staticmethod
+    def forward(ctx, x, numerator, denominator, dim):
+        ctx.save_for_backward(x, numerator, denominator)
+        ctx.dim = dim
+        parts, a, b = grouped(x, numerator, denominator, dim)
+        return FORWARD(parts.contiguous(), a, b).view(x.shape)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, *coefficients = ctx.saved_tensors
+        parts, a, b = grouped(x, *coefficients, ctx.dim)
+        pull_back = _RationalBackward.apply if torch.is_grad_enabled() or _transformed() else BACKWARD
+        dx, *sums = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
+        da, db = (s.to(c.dtype) if s.shape == c.shape else s.view(len(c), len(s) // len(c), c.shape[1]).sum(1).to(c.dtype)
+                  for s, c in zip(sums, coefficients))
+        return dx.view(x.shape), da, db, None
+
+
+def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
+    """F(x) for tensors that are known to fit (`katlib.rational` checks them); gradients of any order."""
+    if torch.compiler.is_compiling() or _transformed():
+        return composed(x, numerator, denominator, dim)
+    return _Whole.apply(x, numerator, denominator, dim)

@@ -10,7 +10,6 @@ Letters as in the papers: a and b are the coefficients, P and Q the polynomials,
 """
 
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -48,30 +47,14 @@ def _check(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
                              f"{tuple(x.shape)}, dim={dim}); use a divisor of {channels}")
 
 
-def _grouped(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x as (rows, G, span) with one a (G, m + 1) and one b (G, n) for each of the G groups.
-
-    In a contiguous tensor a group of neighbouring channels is one contiguous span, whatever follows the channel dimension, so
-    (..., C) and (N, C, H, W) become the same three numbers. G is the least common multiple of the two group counts.
-    """
-    _check(x, numerator, denominator, dim)
-    dim %= x.ndim
-    G = math.lcm(numerator.shape[0], denominator.shape[0])
-    rows = math.prod(x.shape[:dim])
-    span = x.shape[dim] // G * math.prod(x.shape[dim + 1:])
-    dtype = torch.promote_types(x.dtype, torch.float32)                     # float16 and bfloat16 are computed in float32
-    a = numerator.to(dtype).repeat_interleave(G // numerator.shape[0], 0)
-    b = denominator.to(dtype).repeat_interleave(G // denominator.shape[0], 0)
-    return x.reshape(rows, G, span), a, b
-
-
 def rational_reference(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1) -> Tensor:
     """The same function as `rational`, differentiated by autograd: the yardstick for every faster way of computing it.
 
     Arguments, result and errors are those of `rational`. In float64 it is the oracle of the tests.
     """
-    grouped, a, b = _grouped(x, numerator, denominator, dim)
-    return evaluate(grouped.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
+    _check(x, numerator, denominator, dim)
+    parts, a, b = operator.grouped(x, numerator, denominator, dim)
+    return evaluate(parts.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1) -> Tensor:
@@ -99,8 +82,8 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
         >>> katlib.rational(x, torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0]]))      # x / (1 + |x|), softsign
         tensor([-0.6667,  0.0000,  0.6667])
     """
-    grouped, a, b = _grouped(x, numerator, denominator, dim)
-    return operator.rational(grouped.contiguous(), a, b).reshape(x.shape)
+    _check(x, numerator, denominator, dim)
+    return operator.rational(x, numerator, denominator, dim)
 
 
 def initial_coefficients(init, degrees: tuple[int, int] | None = (5, 4)) -> tuple[Tensor, Tensor]:

@@ -101,3 +101,20 @@ def test_the_reference_backward_is_that_of_the_reference_forward():
     g = torch.randn(3, 4, 5, dtype=torch.float64)
     for mine, theirs in zip(reference_backward(g, x, a, b), torch.autograd.grad(reference_forward(x, a, b), (x, a, b), g)):
         assert_close(mine, theirs)
+
+
+def test_batched_gradients_and_shared_rows():
+    """Many gradients of one graph at once, as torch.autograd.functional.jacobian(vectorize=True) asks for them; one numerator for six groups."""
+    x, a, b = (t.requires_grad_() for t in (torch.randn(3, 12, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)))
+    y, expected = katlib.rational(x, a, b), katlib.rational_reference(x, a, b)
+    g = torch.randn(5, *y.shape, dtype=torch.float64)
+    for got, wanted in zip(torch.autograd.grad(y, (x, a, b), g, is_grads_batched=True), torch.autograd.grad(expected, (x, a, b), g, is_grads_batched=True)):
+        assert_close(got, wanted)
+    columns = torch.autograd.functional.jacobian(lambda a: katlib.rational(x.detach(), a, b.detach()), a.detach(), vectorize=True)
+    assert_close(columns, torch.func.jacrev(lambda a: katlib.rational_reference(x.detach(), a, b.detach()))(a.detach()))
+    assert torch.autograd.gradcheck(lambda *t: katlib.rational(*t), (x, a, b)) and torch.autograd.gradgradcheck(lambda *t: katlib.rational(*t), (x, a, b))
+
+
+def test_the_graph_has_one_node_for_the_whole_function():
+    y = katlib.rational(torch.randn(3, 12, requires_grad=True), torch.randn(2, 6, requires_grad=True), torch.randn(6, 4))
+    assert [type(node).__name__ for node, _ in y.grad_fn.next_functions if node] == ["AccumulateGrad"] * 2

@@ -31,9 +31,9 @@ class Live(SphinxDirective):
 
         widget = eval(self.arguments[0], {"katlib": katlib})
         figure = nodes.raw("", html(widget, f"live-{self.env.new_serialno('live')}"), format="html")
-        caption = nodes.paragraph(classes=["live-caption"])
-        caption += self.parse_inline(self.options.get("caption", ""))[0] if hasattr(self, "parse_inline") else nodes.Text(self.options.get("caption", ""))
-        return [figure, caption]
+        inline, messages = self.parse_inline(self.options.get("caption", ""))
+        return [figure, nodes.paragraph("", "", *inline, classes=["live-caption"]), *messages]
+
 
 
 def without_thebe(app):

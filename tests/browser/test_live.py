@@ -1,6 +1,7 @@
 """The live figures of the built book: dragging, keys and fields change them, and their numbers are katlib's."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from katlib.fit import max_error
 from katlib.rational import RELEASED_GELU
 from katlib.spline import bspline_basis
 
+ROOT = Path(__file__).resolve().parents[2]
 RATIONAL, SPLINE, DENOMINATOR = "book/intro.html", "notebooks/02_kan_from_scratch.html", "notebooks/05_safe_denominators.html"
 
 
@@ -113,6 +115,18 @@ def test_keys_and_fields_move_coefficients_and_reset_takes_them_back(open_page):
     page.keyboard.press("r")
     a, b = agrees(box)
     assert a.tolist() == [0, 1, 0, 0, 0, 0] and not b.any()
+
+
+def test_the_solutions_of_the_first_exercise_have_the_scores_that_the_page_says(open_page):
+    box = figure(open_page(RATIONAL))
+    text = (ROOT / "book" / "intro.md").read_text()
+    told = re.findall(r"[Ww]ith\s+((?:\$[ab]_\d = [\d.]+\$,? ?)+)[^$]* (?:is|it is) (\d+)\.", text)
+    assert len(told) == 2
+    for coefficients_, score in told:
+        for letter, index, value in re.findall(r"([ab])_(\d) = ([\d.]+)", coefficients_):
+            box.get_by_label(f"{letter}{index}", exact=True).last.fill(value)
+        agrees(box)
+        assert round(number(box, "score")) == int(score)
 
 
 def test_without_absolute_values_a_pole_is_found(open_page):
