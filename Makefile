@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test notebooks data bench sass coefficients picture colab clean
+.PHONY: help install book test notebooks data bench gpu sass coefficients picture colab clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,16 @@ data: $(INSTALLED) ## download CIFAR-10 into the cache, check it
 bench: $(INSTALLED) ## time the kernel, keep the figures in results/
 	$(BIN)/python benchmarks/kernel.py
 	$(BIN)/python benchmarks/model.py
+
+gpu: $(INSTALLED) ## on a machine with a GPU: its tests, the memory and race checker where there is one, all benchmarks
+	$(BIN)/python -m pytest --quiet -m gpu
+	@command -v compute-sanitizer >/dev/null || echo "no compute-sanitizer: memory and races are not checked"
+	@! command -v compute-sanitizer >/dev/null || for tool in memcheck racecheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(BIN)/python -m pytest --quiet -m gpu tests/test_gpu.py -k "hostile or ladder" || exit 1; done
+	$(BIN)/python benchmarks/kernel.py --device cuda
+	$(BIN)/python benchmarks/model.py --device cuda
+
 sass: $(INSTALLED) ## the CUDA kernel's registers, spills and instructions per element, for all GPUs, without one
 	$(BIN)/python -m katlib.cuda.sass
 
