@@ -1,4 +1,4 @@
-"""DenominatorExplorer: what one set of coefficients becomes under each of three denominators."""
+"""DenominatorExplorer: what one set of coefficients becomes under each of four denominators."""
 
 import traitlets
 
@@ -8,10 +8,10 @@ from katlib.widgets.live import Coefficients, LiveFigure, source
 
 
 class DenominatorExplorer(LiveFigure):
-    """P(x) / Q(x) for one numerator and one b under three denominators, with a handle for each b_j.
+    """P(x) / Q(x) for one numerator and one b under four denominators, with a handle for each b_j.
 
     A: 1 + sum |b_j| |x|^j, which KAT's kernels and katlib evaluate; B: 1 + |sum b_j x^j|, which the paper writes; signed:
-    1 + sum b_j x^j, which the released PyTorch fallback evaluates.
+    1 + sum |b_j| x^j, which the released PyTorch fallback evaluates; plain: 1 + sum b_j x^j, without absolute values.
 
     Args:
         numerator, denominator: a_0 .. a_m and b_1 .. b_n, lists or tensors; by default those of the released "gelu".

@@ -4,7 +4,7 @@ const SPAN = 4;
 function render({ model, el }) {
   const lists = () => [model.get("numerator"), model.get("denominator")];
   const start = lists().map((list) => [...list]), [lo, hi] = model.get("interval"), [nodes, weights] = model.get("quadrature");
-  const version = () => (model.get("safe") ? "A" : "signed");
+  const version = () => (model.get("safe") ? "A" : "plain");
   const shown = { slope: false, target: true, density: true };
   let probe = 1.5;
 

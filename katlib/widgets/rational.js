@@ -2,15 +2,16 @@
 const horner = (x, c) => c.reduceRight((value, k) => value * x + k, 0);
 const slope = (c) => c.slice(1).map((k, i) => (i + 1) * k);
 
-// Q in three versions: "A" 1 + sum |b_j| |x|^j, "B" 1 + |sum b_j x^j|, "signed" 1 + sum b_j x^j. b holds b_1, b_2, ...
+// Q in four versions: "A" 1 + sum |b_j| |x|^j, "B" 1 + |sum b_j x^j|, "signed" 1 + sum |b_j| x^j, "plain" 1 + sum b_j x^j. b holds b_1, b_2, ...
 const DENOMINATORS = {
   A: (x, b) => horner(Math.abs(x), [1, ...b.map(Math.abs)]),
   B: (x, b) => 1 + Math.abs(horner(x, [0, ...b])),
-  signed: (x, b) => horner(x, [1, ...b]),
+  signed: (x, b) => horner(x, [1, ...b.map(Math.abs)]),
+  plain: (x, b) => horner(x, [1, ...b]),
 };
 const SLOPES = {
   A: (x, b) => (x < 0 ? -1 : 1) * horner(Math.abs(x), slope([1, ...b.map(Math.abs)])),
-  signed: (x, b) => horner(x, slope([1, ...b])),
+  plain: (x, b) => horner(x, slope([1, ...b])),
 };
 
 function rational(x, a, b, version = "A") { return horner(x, a) / DENOMINATORS[version](x, b); }
@@ -20,9 +21,9 @@ function derivative(x, a, b, version = "A") {
   return horner(x, slope(a)) / q - horner(x, a) * SLOPES[version](x, b) / (q * q);
 }
 
-// Where the signed Q is 0 between lo and hi: changes of sign on a fine grid, then bisection.
-function poles(b, lo, hi) {
-  const q = (x) => DENOMINATORS.signed(x, b), found = [], steps = 4000;
+// Where Q is 0 between lo and hi: changes of sign on a fine grid, then bisection.
+function poles(b, lo, hi, version = "plain") {
+  const q = (x) => DENOMINATORS[version](x, b), found = [], steps = 4000;
   for (let i = 0; i < steps; i++) {
     let left = lo + (hi - lo) * i / steps, right = lo + (hi - lo) * (i + 1) / steps;
     if (q(left) === 0) found.push(left);

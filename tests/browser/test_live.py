@@ -177,7 +177,7 @@ def test_the_figure_is_dark_on_a_dark_page(open_page):
     assert colours["light"][0] == "rgb(255, 255, 255)" and colours["dark"][0] == "rgb(24, 27, 32)" and colours["dark"][1] == "rgb(234, 234, 234)"
 
 
-def test_the_three_denominators_are_those_of_their_formulas(open_page):
+def test_the_four_denominators_are_those_of_their_formulas(open_page):
     page = open_page(DENOMINATOR)
     box = figure(page)
     a = torch.tensor(RELEASED_GELU[0], dtype=torch.float64)
@@ -186,12 +186,13 @@ def test_the_three_denominators_are_those_of_their_formulas(open_page):
         b, x = coefficients(box, "b").tolist(), number(box, "x")
         terms = [c * x ** (j + 1) for j, c in enumerate(b)]
         P = sum(c * x ** i for i, c in enumerate(a.tolist()))
-        for version, Q in (("A", 1 + sum(map(abs, terms))), ("B", 1 + abs(sum(terms))), ("signed", 1 + sum(terms))):
+        for version, Q in (("A", 1 + sum(map(abs, terms))), ("B", 1 + abs(sum(terms))), ("plain", 1 + sum(terms)),
+                           ("signed", 1 + sum(abs(c) * x ** (j + 1) for j, c in enumerate(b)))):
             assert number(box, f"F {version}") == pytest.approx(P / Q, abs=1e-6)
         def function(z):
             return katlib.rational(z[..., None], a[None], torch.tensor(b, dtype=torch.float64)[None])[..., 0]
         assert number(box, "error A") == pytest.approx(max_error(function, "gelu"), abs=1e-6)
-    assert number(box, "poles") >= 1 and number(box, "least A") == pytest.approx(1)
+    assert number(box, "poles plain") >= 1 and number(box, "poles signed") >= 1 and number(box, "least A") == pytest.approx(1)
 
 
 def test_a_spline_coefficient_moves_its_part_of_the_curve_alone(open_page):
