@@ -62,7 +62,8 @@ def execute(numbers: list[str]) -> None:
             continue
         notebook = nbformat.read(path, 4)
         started = time.perf_counter()
-        NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(path.parent)}}).execute()
+        NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True,
+                       resources={"metadata": {"path": str(path.parent)}}).execute()
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.metadata.pop("execution", None)

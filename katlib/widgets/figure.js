@@ -101,7 +101,10 @@ class Plot {
     }
     path.setAttribute("d", pieces.join(""));
     if (text && before !== null && before >= this.y[0] && before <= this.y[1]) {
-      path.nextName = element("text", { x: this.inner.right + 4, y: this.py(before) + 4, class: `name ${style}` }, text);
+      let y = this.py(before) + 4;
+      const near = () => [...this.names.children].some((other) => Math.abs(y - other.getAttribute("y")) < 14);
+      while (near()) y -= 14;                                       // two curves that end together: one name above the other
+      path.nextName = element("text", { x: this.inner.right + 4, y, class: `name ${style}` }, text);
       this.names.append(path.nextName);
     }
   }
