@@ -84,6 +84,13 @@ def test_every_exercise_has_a_check_and_a_folded_solution(notebook):
         assert "".join(solution["source"]).startswith("# @title Solution")
 
 
+def test_long_drawings_are_folded_so_that_the_page_can_be_read(notebook):
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and "plot.figure(" in source and source.count("\n") > 14:
+            assert "hide-input" in cell["metadata"]["tags"], source[:200]
+
+
 def test_key_numbers_are_compared(notebook):
     assert sum("nbval-check-output" in cell["metadata"].get("tags", []) for cell in notebook["cells"]) >= 3
 
