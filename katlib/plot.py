@@ -113,9 +113,8 @@ def learning_curves(runs: list[dict], quantity: str = "test_accuracy") -> Figure
     names = {"grkan": ("KAT", PALETTE[1]), "mlp": ("MLP twin", PALETTE[0])}
     for run in runs:
         name, color = names[run["mlp"]]
-        epochs = [e["epoch"] for e in run["epochs"]]
-        line, = ax.plot(epochs, [e[quantity] for e in run["epochs"]], color=color, marker="o", markersize=4, label=name)
-    handles = dict(zip((t for t in ax.get_legend_handles_labels()[1]), ax.get_legend_handles_labels()[0]))
+        ax.plot(*zip(*((e["epoch"], e[quantity]) for e in run["epochs"])), color=color, marker="o", markersize=4, label=name)
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels())))      # one entry for each name
     ax.legend(handles.values(), handles.keys(), loc="best")
     ax.set(xlabel="epoch", ylabel=quantity.replace("_", " "))
     ax.xaxis.get_major_locator().set_params(integer=True)
