@@ -1,7 +1,7 @@
 // TrainedExplorer: F of a trained KAT over the density of its inputs, epoch by epoch; E|F - start| as it grew; all functions as a map.
 const KEYS = ["block", "function", "group"];
 const READOUTS = { epoch: "epoch", accuracy: "test accuracy", moved: "E|F − start| =", x: "x =", F: "F(x) =", start: "start(x) =", dF: "F′(x) =",
-  mean: "inputs: mean", std: "deviation", inside: "in [−3, 3]", falling: "F falls for", second: "E[F(x)²] =", assumed: "of its start for N(0, 1):" };
+  mean: "inputs: mean", std: "deviation", inside: "in [−3, 3]", outside: "outside the bins", falling: "F falls for", second: "E[F(x)²] =", assumed: "of its start for N(0, 1):" };
 
 function render({ model, el }) {
   const record = JSON.parse(model.get("record")), [nodes, weights] = model.get("quadrature"), [lo, hi] = record.interval;
@@ -13,7 +13,7 @@ function render({ model, el }) {
   }));
   const most = Math.max(...places.map(({ name, group }) => record.functions[name].moved[last][group])) || 1;
   const first = [...KEYS, "epoch"].map((key) => [key, model.get(key)]), still = matchMedia("(prefers-reduced-motion: reduce)");
-  let probe = 1, film = null, shown = model.get("epoch"), reach;    // `shown` glides from one epoch to the next while the film runs
+  let probe = 1, film = null, shown = model.get("epoch"), reach, drawn;   // `shown` glides from one epoch to the next while the film runs
 
   const put = (values) => { for (const [key, value] of values) model.set(key, value); model.save_changes(); };
   const take = ({ values }) => put(KEYS.map((key, i) => [key, values[i]]));
@@ -27,7 +27,7 @@ function render({ model, el }) {
 
   const top = new Plot({ x: [-4, 4], y: [-4, 4], height: 290, margin: 46, label: "The learned function F, its start, and the density of its inputs" });
   const low = new Plot({ x: [-4, 4], y: [-1, 1], height: 140, margin: 46, label: "What training changed: F minus its start" });
-  const time = new Plot({ x: [0, Math.max(1, last)], y: [0, 1], height: 150, margin: 60, xlabel: "epoch",
+  const time = new Plot({ x: [0, Math.max(1, last)], y: [0, 1], height: 150, margin: 60, xlabel: "",
     label: "Distance from the start, E|F − start|, of the groups of this function" });
   const go = (k) => put([["epoch", Math.min(last, Math.max(0, Math.round(k)))]]);
   top.handle({ name: "x", style: "ink", shape: "rect", along: "x", step: 0.05, where: () => [probe, top.y[0]], says: () => `x = ${digits(probe)}`,
@@ -95,15 +95,19 @@ function render({ model, el }) {
     top.curve("F", "blue strong", reached(F));
     low.curve("all", "orange thin", change);
     low.curve("change", "orange strong", reached(change));
-    f.moved[0].forEach((_, j) => time.curve(`group ${j}`, "ink faint", (at) => between(at, (n) => f.moved[n][j])));
-    time.curve("chosen", "blue", (at) => between(at, (n) => f.moved[n][g]));
+    const wanted = `${KEYS.map((key) => model.get(key))} ${time.width}`;
+    if (drawn !== wanted) {                                         // the same in every frame of the film
+      f.moved[0].forEach((_, j) => time.curve(`group ${j}`, "ink faint", (at) => between(at, (n) => f.moved[n][j])));
+      time.curve("chosen", "blue", (at) => between(at, (n) => f.moved[n][g]));
+      drawn = wanted;
+    }
     for (const plot of [top, low, time]) plot.place();
 
     const inside = f.counts[k][g].slice(1, -1), sum = (list) => list.reduce((total, value) => total + value, 0);
     const falling = sum(inside.filter((_, i) => derivative(middles[i], a, b) < 0)) / sum(inside);
     const numbers = { x: probe, F: rational(probe, a, b), start: F0(probe), dF: derivative(probe, a, b), moved: f.moved[k][g], mean: f.mean[k][g], std: f.std[k][g],
       second: f.second_moment[k][g], assumed: sum(nodes.map((z, i) => weights[i] * F0(z) ** 2)) };
-    const shares = { inside: f.inside[k][g], falling, accuracy: record.epochs[k].test_accuracy ?? NaN };
+    const shares = { inside: f.inside[k][g], outside: 1 - sum(inside) / record.unit, falling, accuracy: record.epochs[k].test_accuracy ?? NaN };
     for (const [key, value] of Object.entries(numbers)) out[key].show(value);
     for (const [key, value] of Object.entries(shares)) out[key].show(value, Number.isFinite(value) ? `${(100 * value).toFixed(1)}%` : "–");
     out.epoch.show(record.epochs[k].epoch, `${record.epochs[k].epoch} of ${record.epochs[last].epoch}`);
@@ -118,7 +122,7 @@ function render({ model, el }) {
     player.textContent = film === null ? "▶ play" : "❚❚ pause";
   });
 
-  const grid = Array.from({ length: 25 }, (_, i) => -3 + i / 4);     // where a tile draws its function
+  const grid = Array.from({ length: 25 }, (_, i) => -3 + i / 4);   // where a tile draws its function
   const tiles = places.map((place) => {
     const [block, act, group] = place.values, path = element("path", { class: "curve blue thin" });
     const drawing = element("svg", { viewBox: "0 0 40 28", preserveAspectRatio: "none", "aria-hidden": "true" }, element("rect", { width: 40, height: 28, class: "heat" }), path);
@@ -142,7 +146,7 @@ function render({ model, el }) {
   const clear = mount(el, "Explorer of a trained KAT", [top, low, time], [
     element("div", { class: "strip controls" }, player, ...KEYS.map((key, i) => element("label", { class: "field" }, key, selects[i])), button("reset", reset, { title: "key r" })),
     row("epoch", "accuracy", "moved"), top.node, row("x", "F", "start", "dF"), title("F − start"), low.node,
-    row("mean", "std", "inside", "falling", "second", "assumed"), title("E|F − start| of the groups of this function, epoch by epoch"), time.node,
+    row("mean", "std", "inside", "outside", "falling", "second", "assumed"), title("E|F − start| of the groups of this function, epoch by epoch"), time.node,
     title("all functions, by block and group, shaded by E|F − start|"), map,
   ], () => (reach ? redraw() : choose()));
   const stepped = () => { if (film === null) shown = model.get("epoch"); redraw(); };
