@@ -106,6 +106,18 @@ def test_a_nan_gradient_names_its_parameter(tiny_data, monkeypatch):
         train(SMALL, epochs=1, data=tiny_data, progress=False, device="cpu")
 
 
+def test_tensorboard_or_how_to_get_it(tiny_data, tmp_path):
+    options = dict(mlp="mlp", epochs=1, data=tiny_data, progress=False, device="cpu", out=tmp_path, tensorboard=True)
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        with pytest.raises(ImportError, match="pip install tensorboard"):
+            train(SMALL, **options)
+    else:
+        train(SMALL, **options)
+        assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
 def test_the_learning_rate_rises_and_falls():
     rates = [learning_rate(step, 100, SMALL) for step in range(100)]
     assert rates[9] == SMALL.lr == max(rates) and rates[0] == pytest.approx(SMALL.lr / 10)
