@@ -9,7 +9,7 @@ from katlib.spline import SplineKAN
 from katlib.vit import VisionTransformer
 
 __version__ = "0.1.0"
-LIVE = ("RationalExplorer", "DenominatorExplorer", "SplineExplorer")        # loaded when first used: training needs no ipywidgets
+LIVE = ("RationalExplorer", "DenominatorExplorer", "SplineExplorer", "TrainedExplorer")        # loaded when first used: training needs no ipywidgets
 __all__ = ["rational", "rational_reference", "GroupRational", "GRKAN", "GRKANMlp", "SplineKAN", "VisionTransformer",
            "RationalFit", "fit_rational", "gain", "load_cifar10", *LIVE]
 

@@ -67,6 +67,52 @@ def test_the_state_that_a_page_stores_is_small_whole_and_asks_for_nothing(make):
     assert make().__repr__() == f"{make.__name__}()"
 
 
+@pytest.fixture(scope="module")
+def record():
+    """Of an untrained KAT and of the same one shaken, in the form that a training run leaves."""
+    from katlib.inside import Recorder
+    torch.manual_seed(0)
+    model = katlib.VisionTransformer(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=10, groups=4)
+    recorder = Recorder(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
+    for epoch in range(3):
+        recorder(model, {"epoch": epoch, "test_accuracy": 0.1 * epoch})
+        with torch.no_grad():
+            model.blocks[1].mlp.act2.weight_denominator[3] += 0.2           # its last group moves most
+            model.blocks[0].mlp.act1.weight_numerator[0, 2] += 0.01
+    return recorder.record
+
+
+def test_the_explorer_of_a_trained_kat_starts_where_most_has_moved(record):
+    explorer = katlib.TrainedExplorer(record)
+    assert (explorer.block, explorer.function, explorer.group, explorer.epoch) == (1, "act2", 3, 2)
+    moved = {(name, group): value for name, f in record["functions"].items() for group, value in enumerate(f["moved"][-1])}
+    assert max(moved, key=moved.get) == ("blocks.1.mlp.act2", 3)
+    within = katlib.TrainedExplorer(record, block=0, epoch=-3)              # the choice that is left: the one that moved most within it
+    assert (within.block, within.function, within.epoch) == (0, "act1", 0)
+    assert json.loads(within.record) == record and repr(within) == "TrainedExplorer()"
+
+
+def test_the_explorer_of_a_trained_kat_is_driven_from_python_and_keeps_to_its_record(record):
+    explorer, seen = katlib.TrainedExplorer(record), []
+    explorer.observe(lambda change: seen.append((change["name"], change["new"])))
+    explorer.block, explorer.function, explorer.group, explorer.epoch = 0, "act1", 2, 1
+    assert seen == [("block", 0), ("function", "act1"), ("group", 2), ("epoch", 1)]
+    for key, value in (("block", 2), ("function", "act3"), ("group", 4), ("group", -1), ("epoch", 3)):
+        with pytest.raises(traitlets.TraitError, match=f"{key}=.*; the record has"):
+            setattr(explorer, key, value)
+        with pytest.raises(traitlets.TraitError, match=f"{key}=.*; the record has"):
+            katlib.TrainedExplorer(record, **{key: value})
+    for bad in ({"functions": {}}, {"epochs": []}, {"functions": {"act": record["functions"]["blocks.0.mlp.act1"]}}):
+        with pytest.raises(ValueError, match="needed are"):
+            katlib.TrainedExplorer(record | bad)
+
+
+def test_the_state_of_a_trained_kats_explorer_is_its_record_and_little_more(record):
+    state = katlib.TrainedExplorer(record).get_state()
+    assert len(json.dumps({key: value for key, value in state.items() if key != "record"})) < 60_000
+    assert not any(word in state["_esm"].replace("http://www.w3.org/2000/svg", "") for word in ("http://", "https://", "import(", "fetch("))
+
+
 def test_importing_katlib_does_not_load_ipywidgets():
     import subprocess
     import sys

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 import katlib
+from katlib import inside
 from katlib.fit import max_error
 from katlib.rational import RELEASED_GELU
 from katlib.spline import bspline_basis
 
 ROOT = Path(__file__).resolve().parents[2]
 RATIONAL, SPLINE, DENOMINATOR = "book/intro.html", "notebooks/02_kan_from_scratch.html", "notebooks/05_safe_denominators.html"
+TRAINED = "notebooks/14_inside.html"
 
 
 def figure(page):
@@ -236,3 +238,130 @@ def test_figures_read_on_a_dark_page_and_on_a_phone(open_page):
     widths = page.evaluate("""() => [document.documentElement.scrollWidth,
                                      document.querySelector("figure.katlib-figure img").getBoundingClientRect().width]""")
     assert widths[0] <= 390 < widths[1]                                             # the drawing scrolls in its own box, and the page does not
+
+
+@pytest.fixture
+def trained(open_page):
+    """Chapter 14's figure and the record that it shows, once the page holds one."""
+    path = ROOT / "results" / "inside-kat-cifar10.json"
+    if not path.exists():
+        pytest.skip("no record of a trained KAT in results/")
+
+    def open_(**options):
+        page = open_page(TRAINED, **options)
+        return page, figure(page), inside.load_record(path)
+
+    return open_
+
+
+def chosen(box):
+    """Name, group and place of the epoch that the figure of a trained KAT shows."""
+    block, function, group = (box.get_by_label(key, exact=True).first.input_value() for key in ("block", "function", "group"))
+    epoch = int(float(box.locator('.knob[data-name="epoch"]').get_attribute("aria-valuenow")))
+    return f"blocks.{block}.mlp.{function}", int(group), epoch
+
+
+def agrees_with(box, record):
+    """The numbers of the figure against katlib's and the record's, to 1e-6."""
+    name, group, epoch = chosen(box)
+    f, (a, b), start = record["functions"][name], inside.coefficients(record, name, group, epoch), inside.coefficients(record, name, group, 0)
+    X = torch.tensor([number(box, "x")], dtype=torch.float64, requires_grad=True)
+    F, F_0 = katlib.rational(X, a[None], b[None]), katlib.rational(X, start[0][None], start[1][None])
+    slope, = torch.autograd.grad(F.sum(), X)
+    expected = {"F": F.item(), "start": F_0.item(), "dF": slope.item(), "epoch": record["epochs"][epoch]["epoch"],
+                "assumed": 1 / katlib.gain(lambda z: katlib.rational(z[..., None], start[0][None], start[1][None])[..., 0])}
+    expected |= {key: f[other][epoch][group] for key, other in
+                 {"moved": "moved", "mean": "mean", "std": "std", "inside": "inside", "second": "second_moment"}.items()}
+    middles, shares = inside.density(record, name, group, epoch)
+    middles.requires_grad_()
+    slopes, = torch.autograd.grad(katlib.rational(middles[:, None], a[None], b[None]).sum(), middles)
+    expected["outside"] = 1 - shares.sum().item()
+    expected["falling"] = ((slopes < 0) * shares).sum().item() / shares.sum().item()
+    for key, value in expected.items():
+        assert number(box, key) == pytest.approx(value, abs=1e-6), key
+    return name, group, epoch
+
+
+def test_the_trained_kat_opens_where_most_has_moved_and_its_numbers_are_those_of_katlib(trained):
+    page, box, record = trained()
+    name, group, epoch = agrees_with(box, record)
+    moved = {(n, g): value for n, f in record["functions"].items() for g, value in enumerate(f["moved"][-1])}
+    assert (name, group) == max(moved, key=moved.get) and epoch == len(record["epochs"]) - 1
+    assert box.locator(".tile").count() == len(moved) and box.locator('.tile[aria-checked="true"]').count() == 1
+    drag(page, box.locator('.knob[data-name="x"]'), -160, 0)
+    assert number(box, "x") < 0 and agrees_with(box, record)
+
+
+def test_the_epoch_follows_the_handle_and_the_keys(trained):
+    page, box, record = trained()
+    last = len(record["epochs"]) - 1
+    handle, before = box.locator('.knob[data-name="epoch"]'), curve(box, "blue")
+    drag(page, handle, -300, 0)
+    dragged = agrees_with(box, record)[2]
+    assert 0 < dragged < last and curve(box, "blue") != before
+    page.keyboard.press("ArrowLeft")
+    assert agrees_with(box, record)[2] == dragged - 1
+    for _ in range(last + 1):
+        page.keyboard.press("ArrowLeft")
+    assert agrees_with(box, record)[2] == 0 and number(box, "moved") == 0
+    assert number(box, "F") == number(box, "start")
+    page.keyboard.press("r")
+    assert agrees_with(box, record)[2] == last
+
+
+def test_tiles_and_menus_choose_the_function(trained):
+    page, box, record = trained()
+    box.locator('.tile[data-place="0 act2 3"]').click()
+    assert agrees_with(box, record)[:2] == ("blocks.0.mlp.act2", 3)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert agrees_with(box, record)[:2] == ("blocks.1.mlp.act1", 4)
+    assert box.locator(".tile:focus").get_attribute("data-place") == "1 act1 4"
+    box.get_by_label("group", exact=True).first.select_option("7")
+    box.get_by_label("function", exact=True).first.select_option("act2")
+    assert agrees_with(box, record)[:2] == ("blocks.1.mlp.act2", 7)
+    assert box.locator('.tile[aria-checked="true"]').get_attribute("data-place") == "1 act2 7"
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_the_film_plays_from_the_start_glides_unless_motion_is_unwanted_and_stops(trained, motion):
+    page, box, record = trained(reduced_motion=motion)
+    page.wait_for_timeout(400)
+    last, player, handle = len(record["epochs"]) - 1, box.locator(".play"), box.locator('.knob[data-name="epoch"]')
+    assert chosen(box)[2] == last and "play" in player.text_content()       # it does not start by itself
+    player.click()
+    places = [0.0]
+    while places[-1] < 1 and len(places) < 400:
+        page.wait_for_timeout(20)
+        places.append(float(handle.get_attribute("aria-valuenow")))
+    player.click()
+    page.wait_for_timeout(60)
+    assert places == sorted(places) and 1 <= places[-1] < last and "play" in player.text_content()
+    assert any(place % 1 for place in places) == (motion == "no-preference")
+    stopped = agrees_with(box, record)[2]                                   # at a whole epoch, where its numbers are
+    page.wait_for_timeout(700)
+    assert agrees_with(box, record)[2] == stopped
+    handle.focus()
+    page.keyboard.press(" ")
+    assert "pause" in player.text_content()
+    page.keyboard.press("ArrowLeft")                                        # a hand on the handle stops the film
+    page.wait_for_timeout(60)
+    assert "play" in player.text_content()
+
+
+def test_the_trained_kat_fits_a_phone_and_a_finger_moves_the_epoch(trained):
+    page, box, record = trained(width=390, height=844, has_touch=True, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    handle = box.locator('.knob[data-name="epoch"]')
+    handle.scroll_into_view_if_needed()
+    circle = handle.locator(".dot").bounding_box()
+    x, y = circle["x"] + 7, circle["y"] + 7
+    touch = page.context.new_cdp_session(page)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x - 120, "y": y}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert agrees_with(box, record)[2] < len(record["epochs"]) - 2
+    tile = box.locator('.tile[data-place="0 act1 0"]')
+    tile.scroll_into_view_if_needed()
+    tile.tap()
+    assert agrees_with(box, record)[:2] == ("blocks.0.mlp.act1", 0)
