@@ -57,6 +57,7 @@ class GRKANMlp(nn.Module):
         hidden_features, out_features: default to `in_features`.
         act_layer, norm_layer: accepted because timm's blocks pass them; `act_layer` is not used (the activation is learned),
             `norm_layer` must be None.
+        device, dtype: where and as what the parameters are made; default: the CPU's float32, as for all modules.
         bias: whether the linear maps have biases.
         drop: dropout probability after each activation.
         groups, degrees, numerator_groups: of both rational functions, see `GroupRational`.
@@ -74,7 +75,7 @@ class GRKANMlp(nn.Module):
 
     def __init__(self, in_features: int, hidden_features: int | None = None, out_features: int | None = None, act_layer=None,
                  norm_layer=None, bias: bool = True, drop: float = 0.0, groups: int | None = 8, init=("identity", "swish"),
-                 degrees: tuple[int, int] = (5, 4), numerator_groups: int | None = 1):
+                 degrees: tuple[int, int] = (5, 4), numerator_groups: int | None = 1, device=None, dtype=None):
         super().__init__()
         if norm_layer is not None:
             raise ValueError(f"norm_layer={norm_layer!r}: GRKANMlp has no norm between its layers; only None is allowed")
@@ -87,6 +88,7 @@ class GRKANMlp(nn.Module):
         self.drop2 = nn.Dropout(drop)
         self.fc2 = nn.Linear(hidden_features, out_features, bias=bias)
         self.reset_parameters()
+        self.to(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Draws both linear maps anew, each with the gain of the function before it."""
