@@ -135,7 +135,7 @@ function render({ model, el }) {
     const next = by && tiles[tiles.findIndex(({ node }) => node === event.target) + by];
     if (by) event.preventDefault();
     if (next) { take(next.place); next.node.focus({ preventScroll: true }); }
-  } }, ...rows.flatMap((name, i) => [element("span", { class: "row" }, name.replace(/^blocks\.(\d+)\.mlp\./, "$1 ")),
+  } }, ...rows.flatMap((name, i) => [element("span", { class: "lane" }, name.replace(/^blocks\.(\d+)\.mlp\./, "$1 ")),
     ...tiles.slice(i * columns, (i + 1) * columns).map(({ node }) => node)]));
   const selects = KEYS.map((key, i) => element("select", { "aria-label": key, onchange: (event) => put([[key, i === 1 ? event.target.value : +event.target.value]]) },
     ...[...new Set(places.map(({ values }) => values[i]))].map((value) => element("option", { value }, value))));
