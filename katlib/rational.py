@@ -51,6 +51,10 @@ def rational_reference(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim
     """The same function as `rational`, differentiated by autograd: the yardstick for every faster way of computing it.
 
     Arguments, result and errors are those of `rational`. In float64 it is the oracle of the tests.
+
+    Example:
+        >>> katlib.rational_reference(torch.tensor([1.0, 3.0]), torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0]]))
+        tensor([0.5000, 0.7500])
     """
     _check(x, numerator, denominator, dim)
     parts, a, b = operator.grouped(x, numerator, denominator, dim)
