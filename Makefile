@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test notebooks data bench gpu sass coefficients picture colab clean
+.PHONY: help install book test notebooks data bench study gpu sass coefficients picture colab clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,11 @@ data: $(INSTALLED) ## download CIFAR-10 into the cache, check it
 bench: $(INSTALLED) ## time the kernel, keep the figures in results/
 	$(BIN)/python benchmarks/kernel.py
 	$(BIN)/python benchmarks/model.py
+
+study: $(INSTALLED) ## train what is missing of chapter 13's runs; all of it takes two hours of two CPU cores
+	$(BIN)/python benchmarks/study.py lr
+	$(BIN)/python benchmarks/study.py run
+	$(BIN)/python benchmarks/study.py cost
 
 gpu: $(INSTALLED) ## on a machine with a GPU: its tests, the memory and race checker where there is one, all benchmarks
 	$(BIN)/python -m pytest --quiet -m gpu

@@ -4,13 +4,14 @@ from katlib.data import load_cifar10
 from katlib.fit import RationalFit, fit_rational
 from katlib.grkan import GRKAN, GRKANMlp
 from katlib.init import gain
+from katlib.pretrained import load_pretrained, save_pretrained
 from katlib.rational import GroupRational, rational, rational_reference
 from katlib.spline import SplineKAN
 from katlib.vit import VisionTransformer
 
 __version__ = "0.1.0"
 LIVE = ("RationalExplorer", "DenominatorExplorer", "SplineExplorer", "TrainedExplorer")        # loaded when first used: training needs no ipywidgets
-__all__ = ["rational", "rational_reference", "GroupRational", "GRKAN", "GRKANMlp", "SplineKAN", "VisionTransformer",
+__all__ = ["rational", "rational_reference", "GroupRational", "GRKAN", "GRKANMlp", "SplineKAN", "VisionTransformer", "load_pretrained", "save_pretrained",
            "RationalFit", "fit_rational", "gain", "load_cifar10", *LIVE]
 
 

@@ -70,6 +70,11 @@ def load_cifar10(root: str | os.PathLike | None = None, progress: bool = True) -
 
     Raises:
         RuntimeError: it is neither in the cache nor to be had; the message says what was tried and what to do.
+
+    Example:
+        >>> data = katlib.load_cifar10()
+        >>> data.train_images.shape, data.train_images.dtype, data.test_labels.shape
+        (torch.Size([50000, 3, 32, 32]), torch.uint8, torch.Size([10000]))
     """
     folder = cache_folder(root)
     cached = folder / "cifar10.safetensors"

@@ -36,6 +36,12 @@ class RationalFit:
         denominator: (n,) float64, b_1 .. b_n, all >= 0.
         max_error: the largest |F(x) - target(x)| on 20,001 even points of `interval`, in float64.
         interval: where it was fitted.
+
+    Example:
+        >>> fit = katlib.fit_rational(torch.cos, degrees=(2, 2), interval=(-1, 1))
+        >>> x = torch.tensor([0.5], dtype=torch.float64)
+        >>> (fit(x) - torch.cos(x)).abs().item() <= fit.max_error
+        True
     """
 
     numerator: Tensor

@@ -53,7 +53,11 @@ def variance_preserving_(linear: nn.Linear, activation: str | Callable[[Tensor],
     Args:
         linear: the layer that follows the activation.
         activation: what stands before it, as in `gain`.
+
+    A layer on the meta device has no numbers and is left as it is.
     """
+    if linear.weight.is_meta:
+        return
     linear.weight.normal_(0, math.sqrt(gain(activation) / linear.in_features))
     if linear.bias is not None:
         linear.bias.zero_()
@@ -73,6 +77,8 @@ def mimetic_(qkv: nn.Linear, proj: nn.Linear, num_heads: int, query_key=(0.7, 0.
         num_heads: number of heads; divides dim.
         query_key, value_proj: (alpha, beta) of the two products.
     """
+    if qkv.weight.is_meta:                                                      # no numbers to draw, and 13 decompositions to save
+        return
     dim = proj.in_features
     head = dim // num_heads
 

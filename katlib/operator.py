@@ -149,16 +149,18 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, numerator, denominator, dim):
         ctx.save_for_backward(x, numerator, denominator)
-        ctx.dim = dim
         parts, a, b = grouped(x, numerator, denominator, dim)
+        ctx.dim, ctx.parts, ctx.grouped = dim, parts.shape, (a, b)
         return FORWARD(parts.contiguous(), a, b).view(x.shape)
 
     @staticmethod
     def backward(ctx, g):
         x, *coefficients = ctx.saved_tensors
-        parts, a, b = grouped(x, *coefficients, ctx.dim)
-        pull_back = _RationalBackward.apply if torch.is_grad_enabled() or _transformed() else BACKWARD
-        dx, *sums = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
+        if torch.is_grad_enabled() or _transformed():
+            parts, a, b = grouped(x, *coefficients, ctx.dim)
+            dx, *sums = _RationalBackward.apply(g.reshape(ctx.parts).contiguous(), parts.contiguous(), a, b)
+        else:
+            dx, *sums = BACKWARD(g.reshape(ctx.parts).contiguous(), x.reshape(ctx.parts).contiguous(), *ctx.grouped)
         da, db = (s.to(c.dtype) if s.shape == c.shape else s.view(len(c), len(s) // len(c), c.shape[1]).sum(1).to(c.dtype)
                   for s, c in zip(sums, coefficients))
         return dx.view(x.shape), da, db, None

@@ -155,3 +155,24 @@ def activations(learned: dict[str, dict], span: float = 4.0) -> Figure:
 def picture(path: str | Path, run: dict) -> None:
     """Writes the README's picture: the functions that the trained model of `run` has learned."""
     Path(path).write_bytes(svg(activations(run["activations"])))
+
+
+def differences(comparisons: list) -> Figure:
+    """What each condition of a study gains or loses against another, in percentage points: each seed's difference, their mean and its 95% interval.
+
+    Args:
+        comparisons: what `katlib.results.compare` returns; those without differences are left out.
+    """
+    shown = [c for c in comparisons if c.differences]
+    fig, ax = new_figure(width=7.6, height=0.6 + 0.33 * len(shown))
+    for y, c in enumerate(shown):
+        clear = c.low > 0 or c.high < 0                                 # the interval leaves out 0
+        color = PALETTE[2] if clear else PALETTE[0]
+        ax.plot((100 * c.low, 100 * c.high), (y, y), color=color, linewidth=1.6)
+        ax.plot([100 * d for d in c.differences], [y] * len(c.differences), "|", color=PALETTE[1], markersize=11, markeredgewidth=1.4)
+        ax.plot(100 * c.difference, y, "D" if clear else "o", color=color, markersize=6)
+    ax.axvline(0, color=PALETTE[0], linewidth=0.8)
+    ax.set_yticks(range(len(shown)), [c.title for c in shown])
+    ax.set(xlabel="difference of test accuracy, percentage points", ylim=(len(shown) - 0.4, -0.6))
+    ax.grid(axis="y", visible=False)
+    return fig

@@ -28,13 +28,33 @@ def inputs(dtype, rows, G, span, m=5, n=4):
     return g, x, torch.randn(G, m + 1, dtype=c), torch.randn(G, n, dtype=c)
 
 
-SHAPES = [(1, 1, 1), (0, 3, 4), (3, 2, 0), (5, 4, 7), (255, 8, 16), (256, 8, 24), (257, 8, 15), (3, 2, 5000), (1, 1, 40_000), (700, 1, 48), (2, 300, 17)]
+# spans beside a vector's 4, 8 and 16 lanes, rows beside an item's or a tile's, and one row; strips of one vector, of one group, and of chunks of a group
+SHAPES = [(1, 1, 1), (0, 3, 4), (3, 2, 0), (5, 4, 7), (255, 8, 16), (256, 8, 24), (257, 8, 15), (3, 2, 5000), (1, 1, 40_000), (700, 1, 48), (2, 300, 17),
+          (1, 8, 7), (1, 8, 24), (1, 8, 25), (257, 8, 7), (255, 8, 25), (257, 3, 24), (3, 3, 5), (1500, 1, 1), (401, 3, 1), (90, 2, 200), (70, 3, 41),
+          (2, 3, 9001)]
+BUILDS = {"native": (), "AVX2": ("-march=x86-64-v3",), "SSE": ("-march=x86-64-v2",)}       # vectors of 64, 32 and 16 bytes on a processor with AVX-512
+
+
+@pytest.fixture(params=BUILDS)
+def build(request, monkeypatch):
+    """The kernel built for another processor that this one can play, so that every size of a vector is tested here."""
+    if BUILDS[request.param]:
+        cpuinfo = Path("/proc/cpuinfo")
+        flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+        if request.param == "AVX2" and not {"avx2", "fma", "f16c", "bmi2"} <= set(flags) or "sse4_2" not in flags:
+            pytest.skip(f"this processor has no {request.param}")
+        monkeypatch.setattr(cpu, "OPTIONS", cpu.OPTIONS + BUILDS[request.param])
+    for cached in (cpu._library, cpu._function):
+        cached.cache_clear()
+    yield request.param
+    for cached in (cpu._library, cpu._function):
+        cached.cache_clear()
 
 
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_against_the_float64_oracle(dtype, shape):
+def test_against_the_float64_oracle(dtype, shape, build):
     if not cpu.available(dtype, 5, 4):
         pytest.skip("this compiler has no float16")
     g, x, a, b = inputs(dtype, *shape)
@@ -72,10 +92,11 @@ def test_degrees_beyond_the_kernel_take_the_reference():
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_same_bits_whatever_the_threads(dtype):
+@pytest.mark.parametrize("shape", [(1000, 8, 24), (900, 4, 64), (2, 2, 60_001)])
+def test_the_same_bits_whatever_the_threads(dtype, shape):
     if not cpu.available(dtype, 5, 4):
         pytest.skip("this compiler has no float16")
-    tensors = inputs(dtype, 1000, 8, 24)
+    tensors = inputs(dtype, *shape)
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3, 2, 1, 5):
@@ -94,12 +115,34 @@ def test_a_zero_denominator_learns_and_zero_inputs_are_right():
 
 
 @needs_compiler
-def test_what_is_not_a_number_stays_so():
-    x = torch.tensor([[[float("nan"), float("inf"), -float("inf"), 1e6, -1e6]]])
+def test_minus_zero_is_zero_and_the_sign_of_b_does_not_count(build):
+    """At 0 the slope is a_1 - a_0 |b_1|, on either side of which the gradients of |x| and |b| differ in sign."""
+    x, a = torch.tensor([[[0.0, -0.0] * 20]]), torch.tensor([[3.0, 1.0]])
+    for b in (2.0, -2.0):
+        dx, _, db = cpu.backward(torch.ones_like(x), x, a, torch.tensor([[b]]))
+        assert (dx == 1 - 3 * 2).all() and db.item() == 0
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+def test_half_types_are_rounded_as_torch_rounds_them(dtype, build):
+    """F = a_0, so that what is stored is a_0 alone: ties, the largest numbers, the smallest, infinities and NaNs of any bits."""
+    if not cpu.available(dtype, 0, 1):
+        pytest.skip("this compiler has no float16")
+    special = torch.tensor([1.00390625, 1.01171875, 1.0009765625, 1.00146484375, 65504, 65519.9, 65520, 3.4e38, 6e-8, 2.9e-8, 1e-39, 0, -0.0, torch.inf, -torch.inf])
+    others = torch.cat([torch.tensor([0x7fffffff, -1, 0x7f800001]), torch.randint(-2 ** 31, 2 ** 31 - 1, (500,))]).to(torch.int32).view(torch.float32)
+    a = torch.cat([special, others])[:, None]
+    y = cpu.forward(torch.zeros(1, len(a), 3, dtype=dtype), a, torch.zeros(len(a), 1))
+    assert_close(y[0], a.to(dtype).expand(-1, 3), rtol=0, atol=0, equal_nan=True)
+
+
+@needs_compiler
+def test_what_is_not_a_number_stays_so(build):
+    x = torch.tensor([[[float("nan"), float("inf"), -float("inf"), 1e6, -1e6]]]).repeat(1, 1, 9)
     a, b = (c[None].float() for c in initial_coefficients("swish"))
     for dtype in (torch.float32, torch.bfloat16):
         y = cpu.forward(x.to(dtype), a, b)[0, 0]
-        assert y[0].isnan() and y[3:].isfinite().all()
+        assert y[::5].isnan().all() and y[3::5].isfinite().all() and y[4::5].isfinite().all()
         assert torch.equal(y.isnan(), evaluate(x, a, b)[0, 0].isnan())
 
 

@@ -118,3 +118,16 @@ def test_batched_gradients_and_shared_rows():
 def test_the_graph_has_one_node_for_the_whole_function():
     y = katlib.rational(torch.randn(3, 12, requires_grad=True), torch.randn(2, 6, requires_grad=True), torch.randn(6, 4))
     assert [type(node).__name__ for node, _ in y.grad_fn.next_functions if node] == ["AccumulateGrad"] * 2
+
+
+def test_what_the_node_keeps_follows_the_coefficients_and_the_layout_of_x():
+    """Coefficients changed in place between forward and backward are an error, as in any function of torch; x may be a transposed view."""
+    x, a, b = torch.randn(12, 5).T.requires_grad_(), torch.randn(2, 6, requires_grad=True), torch.randn(6, 4, requires_grad=True)
+    g = torch.randn(12, 5).T
+    for mine, theirs in zip(*(torch.autograd.grad(f(x, a, b), (x, a, b), g) for f in (katlib.rational, katlib.rational_reference))):
+        assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    y = katlib.rational(x, a, b)
+    with torch.no_grad():
+        a += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

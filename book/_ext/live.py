@@ -30,7 +30,9 @@ class Live(SphinxDirective):
         import katlib
 
         widget = eval(self.arguments[0], {"katlib": katlib})
-        figure = nodes.raw("", html(widget, f"live-{self.env.new_serialno('live')}"), format="html")
+        shown = html(widget, f"live-{self.env.new_serialno('live')}")
+        room = f'<div class="live-place"><div class="live-room {type(widget).__name__}">{shown}</div></div>'       # held free until it is drawn
+        figure = nodes.raw("", room, format="html")
         inline, messages = self.parse_inline(self.options.get("caption", ""))
         return [figure, nodes.paragraph("", "", *inline, classes=["live-caption"]), *messages]
 

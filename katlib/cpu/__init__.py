@@ -50,7 +50,7 @@ def _compile(m: int, n: int) -> Path:
     temporary = path.with_suffix(f".{os.getpid()}.part")
     try:
         for target in (["-march=native"], []):                          # not every compiler knows every processor
-            command = [compiler, *OPTIONS, *target, f"-DM={m}", f"-DN={n}", str(SOURCE), "-o", str(temporary)]
+            command = [compiler, *target, *OPTIONS, f"-DM={m}", f"-DN={n}", str(SOURCE), "-o", str(temporary)]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode == 0:
                 os.replace(temporary, path)

@@ -162,7 +162,7 @@ class Plot {
       knob.classList.toggle("outside", inside !== y);
       const range = along === "x" ? this.x : [Math.min(this.y[0], y), Math.max(this.y[1], y)];
       for (const [key, value] of Object.entries({ valuemin: range[0], valuemax: range[1], valuenow: along === "x" ? x : y, valuetext: says() }))
-        knob.setAttribute(`aria-${key}`, value);
+        knob.setAttribute(`aria-${key}`, typeof value === "number" ? value.toFixed(9) : value);        // no exponents: screen readers do not know them
     }
   }
 }

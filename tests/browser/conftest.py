@@ -7,7 +7,7 @@ import pytest
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]
+         "--disable-sync", "--disable-background-timer-throttling"]
 
 
 @pytest.fixture(scope="session")
