@@ -9,6 +9,8 @@ training images (results/study-lr.json, `python benchmarks/study.py lr`): the tw
 """
 
 import argparse
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import torch
@@ -85,15 +87,20 @@ def run(options) -> None:
         print(f"{title}, seed {seed}: {record['test_accuracy']:.2%} in {record['wall_s']:.0f} s", flush=True)
 
 
-def lr(options) -> None:
-    data = load_cifar10()
+def tried(arguments: tuple[str, float, str]) -> dict:
+    """One learning rate of one model: the accuracy on the training images that were held out."""
+    mlp, rate, preset = arguments
+    torch.set_num_threads(1)
+    data = load_cifar10(progress=False)
     held_out = CIFAR10(data.train_images[:45000], data.train_labels[:45000], data.train_images[45000:], data.train_labels[45000:], data.sha256)
-    rows = []
-    for rate in RATES:
-        for mlp in ("grkan", "mlp"):
-            record = train(options.preset, mlp, 5, seed=100, data=held_out, progress=False, lr=rate)
-            rows.append({"mlp": mlp, "lr": rate, "accuracy": record["test_accuracy"], "config": record["config"]})
-            print(f"{mlp}, lr {rate}: {rows[-1]['accuracy']:.2%} of the held-out images", flush=True)
+    record = train(preset, mlp, 5, seed=100, data=held_out, device="cpu", progress=False, lr=rate)
+    print(f"{mlp}, lr {rate}: {record['test_accuracy']:.2%} of the held-out images", flush=True)
+    return {"mlp": mlp, "lr": rate, "accuracy": record["test_accuracy"], "config": record["config"]}
+
+
+def lr(options) -> None:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        rows = list(pool.map(tried, [(mlp, rate, options.preset) for rate in RATES for mlp in ("grkan", "mlp")]))
     store("study-lr", "accuracy on the last 5,000 training images after 5 epochs of the others, seed 100", torch.device("cpu"), 1, rows)
 
 
