@@ -62,11 +62,19 @@ class Recorder:
             from the epoch of the first call, as a resumed run does.
         interval, bins: of the histograms.
 
+    Called as `recorder(model, metrics)`, it adds an epoch. `metrics` holds "epoch", 0 for the untrained model, and any other numbers of it,
+    which are kept beside it. Entries of this and of later epochs that are there already are replaced.
+
     Attributes:
-        record: the record so far, see `Recorder.__call__`.
+        record: what it has so far. record["epochs"] is the list of the metrics; record["functions"] maps the name of each `GroupRational`
+            to lists with an entry for each of them: "numerator" (Gn rows of a_0 .. a_m), "denominator" (Gd rows of b_1 .. b_n), "counts"
+            (for each group the shares of its inputs in the bins, in units of 1 / record["unit"], the first and the last for those below
+            and above the interval), and for each group the "mean" and "std" of its inputs x, "inside", their share in [-3, 3], "moved",
+            E|F(x) - F_0(x)| with the first entry for F_0, and "second_moment", E[F(x)^2].
 
     Raises:
-        ValueError: images of another shape or dtype, an empty interval, or no bins.
+        ValueError: images of another shape or dtype, an empty interval, or no bins; when called, a model without a `GroupRational` or
+            with others than before, or an input that is not finite.
 
     Example:
         >>> recorder = katlib.inside.Recorder(data.test_images[:256])
@@ -88,16 +96,6 @@ class Recorder:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, metrics: dict) -> None:
-        """Adds an epoch. `metrics` holds "epoch", 0 for the untrained model, and any other numbers of it, which are kept beside it.
-
-        record["epochs"] is the list of the metrics; record["functions"] maps a name to lists with an entry for each of them: "numerator"
-        (Gn rows of a_0 .. a_m), "denominator" (Gd rows of b_1 .. b_n), "counts" (for each group the shares of its inputs in the bins, in
-        units of 1 / record["unit"], the first and the last for those below and above the interval) and the five numbers in `STATISTICS`
-        for each group. Entries of this and later epochs that are there already are replaced.
-
-        Raises:
-            ValueError: a model without a `GroupRational`, with others than before, or an input that is not finite.
-        """
         for wrapper in ("module", "_orig_mod"):                     # of DistributedDataParallel and of torch.compile
             model = getattr(model, wrapper, model)
         functions = {name: module for name, module in model.named_modules() if isinstance(module, GroupRational)}
