@@ -151,7 +151,8 @@ def read_weights(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{path} holds no state dict: a dictionary from names to tensors is needed, alone or under 'state_dict' or 'model'")
     if "state" in header:                                                       # a checkpoint of katlib.train: its optimizer is left out
         header = CIFAR10 | {"num_heads": header["state"]["run"]["config"]["num_heads"]}
-        state = {name: value for name, value in state.items() if name.startswith("model.")}
+        kept = "average." if "steps" in state else "model."                     # if there is an average, it is what was evaluated
+        state = {name.removeprefix(kept): value for name, value in state.items() if name.startswith(kept)}
     return {renamed(name): value for name, value in state.items()}, header
 
 
@@ -170,6 +171,8 @@ def architecture_of(state: dict[str, Tensor], num_heads: int | None = None, sour
             return architecture | {"mlp": "mlp"}
         (numerator_groups, m), (groups, n) = (state[f"blocks.0.mlp.act2.weight_{part}"].shape for part in ("numerator", "denominator"))
         init = [[[1.0] * m, [0.0] * n]] * 2                                     # of these degrees; the file's coefficients replace it
+        groups, numerator_groups = (None if count == hidden and first == embed_dim else count for count, first in (     # one for each channel
+            (groups, len(state["blocks.0.mlp.act1.weight_denominator"])), (numerator_groups, len(state["blocks.0.mlp.act1.weight_numerator"]))))
         return architecture | {"mlp": "grkan", "groups": groups, "degrees": [m - 1, n], "numerator_groups": numerator_groups} | (
             {} if (m, n) == (6, 4) else {"act_init": init})
     except (KeyError, ValueError, IndexError) as error:
@@ -205,7 +208,7 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], source) -> None:
 
 def renamed(name: str) -> str:
     """A parameter's name in katlib, from FlashKAT's or from that of a wrapped model."""
-    for prefix in ("module.", "_orig_mod.", "model."):                          # of DistributedDataParallel, torch.compile, katlib.train
+    for prefix in ("module.", "_orig_mod."):                                    # of DistributedDataParallel and torch.compile
         name = name.removeprefix(prefix)
     head, _, last = name.rpartition(".")
     return f"{head}.{RENAMED[last]}" if last in RENAMED else name
