@@ -59,7 +59,7 @@ def load_pretrained(name_or_path: str | os.PathLike, *, num_heads: int | None = 
         >>> model.pretrained_cfg["mean"]                                                         # doctest: +SKIP
         (0.485, 0.456, 0.406)
     """
-    name, expected, config = str(name_or_path), None, {}
+    name, expected, config = str(name_or_path), {}, {}
     if name in OFFICIAL:
         path, config = _download(name)
         expected = SIZES[name.split("_")[1]] | {"img_size": 224, "patch_size": 16, "num_classes": 1000}
@@ -69,11 +69,9 @@ def load_pretrained(name_or_path: str | os.PathLike, *, num_heads: int | None = 
             raise FileNotFoundError(f"{name!r} is neither a file nor a name that is known ({', '.join([*OFFICIAL, *OURS])})" if name not in OURS else
                                     f"{name!r} should come with katlib as {path.name}, which is not in this installation; install it from the repository")
     state, stored = read_weights(path)
-    architecture = stored.pop("architecture", None) or architecture_of(state, num_heads or (expected or stored).get("num_heads"), path)
-    stored.pop("num_heads", None)
-    if expected:
-        architecture = architecture | expected                      # a file of another size is refused below, not taken for what was asked
-    model = build(architecture)
+    heads = num_heads or stored.pop("num_heads", None)
+    architecture = stored.pop("architecture", None) or architecture_of(state, heads, path)
+    model = build(architecture | expected)                          # a file of another size is refused, not taken for what was asked
     load_strictly(model, state, path)
     config = IMAGENET | config | stored
     model.pretrained_cfg = config | {"input_size": (model.patch_embed.proj.in_channels, model.img_size, model.img_size), "source": name,
