@@ -1,5 +1,6 @@
 """katlib: the Kolmogorov-Arnold Transformer (KAT, arXiv 2409.10594), small enough to read in an evening."""
 
+from katlib.convert import from_vit
 from katlib.data import load_cifar10
 from katlib.fit import RationalFit, fit_rational
 from katlib.grkan import GRKAN, GRKANMlp
@@ -11,7 +12,7 @@ from katlib.vit import VisionTransformer
 
 __version__ = "0.1.0"
 LIVE = ("RationalExplorer", "DenominatorExplorer", "SplineExplorer", "TrainedExplorer")        # loaded when first used: training needs no ipywidgets
-__all__ = ["rational", "rational_reference", "GroupRational", "GRKAN", "GRKANMlp", "SplineKAN", "VisionTransformer", "load_pretrained", "save_pretrained",
+__all__ = ["rational", "rational_reference", "GroupRational", "GRKAN", "GRKANMlp", "SplineKAN", "VisionTransformer", "load_pretrained", "save_pretrained", "from_vit",
            "RationalFit", "fit_rational", "gain", "load_cifar10", *LIVE]
 
 

@@ -120,6 +120,33 @@ def fit_rational(target: str | Callable[[Tensor], Tensor], degrees: tuple[int, i
     return fit
 
 
+def refit(fit: RationalFit, target: str | Callable[[Tensor], Tensor], samples: Tensor, elsewhere: float = 1e-3) -> RationalFit:
+    """Moves a fit towards where its inputs are: least squares over `samples`, and with the weight `elsewhere` over its whole interval.
+
+    Args:
+        fit: where to start, on the interval that it keeps.
+        target: as in `fit_rational`.
+        samples: any shape; values that F will be given, a few thousand.
+        elsewhere: the interval's share of the weight.
+
+    Returns:
+        A `RationalFit` of the same degrees whose largest error, on the interval, is larger, and whose mean square error on the samples is smaller.
+    """
+    function, (lo, hi) = resolve_target(target), fit.interval
+    x = torch.cat([samples.flatten().double().cpu(), torch.linspace(lo, hi, POINTS, dtype=torch.float64)])
+    weight = torch.full_like(x, 1 / samples.numel())
+    weight[samples.numel():] = elsewhere / POINTS
+    m, n, scale = len(fit.numerator) - 1, len(fit.denominator), x.abs().max()
+    X, Z = (x / scale)[:, None] ** torch.arange(m + 1), (x / scale).abs()[:, None] ** torch.arange(1, n + 1)
+    powers = scale ** torch.cat([torch.arange(m + 1), torch.arange(1, n + 1)])
+    theta = torch.cat([fit.numerator, fit.denominator]) * powers
+    for _ in range(3):                                                          # the damping starts anew: coefficients near 0 are slow to move
+        theta, _ = _least_squares(X, Z, function(x), theta, weight, torch.ones_like(theta))
+    new = RationalFit((theta / powers)[:m + 1], (theta / powers)[m + 1:].abs(), math.nan, fit.interval)
+    new.max_error = max_error(new, function, fit.interval)
+    return new
+
+
 def max_error(fitted: Callable[[Tensor], Tensor], target: str | Callable[[Tensor], Tensor], interval: tuple[float, float] = (-3.0, 3.0)) -> float:
     """The largest |fitted(x) - target(x)| on 20,001 even points of `interval`, in float64."""
     x = torch.linspace(*interval, DENSE, dtype=torch.float64)

@@ -59,7 +59,7 @@ def load_pretrained(name_or_path: str | os.PathLike, *, num_heads: int | None = 
         >>> model.pretrained_cfg["mean"]                                                         # doctest: +SKIP
         (0.485, 0.456, 0.406)
     """
-    name, expected, config = str(name_or_path), None, {}
+    name, expected, config = str(name_or_path), {}, {}
     if name in OFFICIAL:
         path, config = _download(name)
         expected = SIZES[name.split("_")[1]] | {"img_size": 224, "patch_size": 16, "num_classes": 1000}
@@ -69,11 +69,9 @@ def load_pretrained(name_or_path: str | os.PathLike, *, num_heads: int | None = 
             raise FileNotFoundError(f"{name!r} is neither a file nor a name that is known ({', '.join([*OFFICIAL, *OURS])})" if name not in OURS else
                                     f"{name!r} should come with katlib as {path.name}, which is not in this installation; install it from the repository")
     state, stored = read_weights(path)
-    architecture = stored.pop("architecture", None) or architecture_of(state, num_heads or (expected or stored).get("num_heads"), path)
-    stored.pop("num_heads", None)
-    if expected:
-        architecture = architecture | expected                      # a file of another size is refused below, not taken for what was asked
-    model = build(architecture)
+    heads = num_heads or stored.pop("num_heads", None)
+    architecture = stored.pop("architecture", None) or architecture_of(state, heads, path)
+    model = build(architecture | expected)                          # a file of another size is refused, not taken for what was asked
     load_strictly(model, state, path)
     config = IMAGENET | config | stored
     model.pretrained_cfg = config | {"input_size": (model.patch_embed.proj.in_channels, model.img_size, model.img_size), "source": name,
@@ -151,7 +149,8 @@ def read_weights(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{path} holds no state dict: a dictionary from names to tensors is needed, alone or under 'state_dict' or 'model'")
     if "state" in header:                                                       # a checkpoint of katlib.train: its optimizer is left out
         header = CIFAR10 | {"num_heads": header["state"]["run"]["config"]["num_heads"]}
-        state = {name: value for name, value in state.items() if name.startswith("model.")}
+        kept = "average." if "steps" in state else "model."                     # if there is an average, it is what was evaluated
+        state = {name.removeprefix(kept): value for name, value in state.items() if name.startswith(kept)}
     return {renamed(name): value for name, value in state.items()}, header
 
 
@@ -170,6 +169,8 @@ def architecture_of(state: dict[str, Tensor], num_heads: int | None = None, sour
             return architecture | {"mlp": "mlp"}
         (numerator_groups, m), (groups, n) = (state[f"blocks.0.mlp.act2.weight_{part}"].shape for part in ("numerator", "denominator"))
         init = [[[1.0] * m, [0.0] * n]] * 2                                     # of these degrees; the file's coefficients replace it
+        groups, numerator_groups = (None if count == hidden and first == embed_dim else count for count, first in (     # one for each channel
+            (groups, len(state["blocks.0.mlp.act1.weight_denominator"])), (numerator_groups, len(state["blocks.0.mlp.act1.weight_numerator"]))))
         return architecture | {"mlp": "grkan", "groups": groups, "degrees": [m - 1, n], "numerator_groups": numerator_groups} | (
             {} if (m, n) == (6, 4) else {"act_init": init})
     except (KeyError, ValueError, IndexError) as error:
@@ -205,7 +206,7 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], source) -> None:
 
 def renamed(name: str) -> str:
     """A parameter's name in katlib, from FlashKAT's or from that of a wrapped model."""
-    for prefix in ("module.", "_orig_mod.", "model."):                          # of DistributedDataParallel, torch.compile, katlib.train
+    for prefix in ("module.", "_orig_mod."):                                    # of DistributedDataParallel and torch.compile
         name = name.removeprefix(prefix)
     head, _, last = name.rpartition(".")
     return f"{head}.{RENAMED[last]}" if last in RENAMED else name

@@ -88,7 +88,7 @@ def test_our_own_format_is_half_as_large_and_says_everything(kat, tmp_path):
 
 
 @pytest.mark.parametrize("options", [dict(mlp="mlp"), dict(degrees=(3, 2)), dict(numerator_groups=4, mlp_ratio=3.0),
-                                     dict(degrees=(2, 1), act_init=[([0.0, 1.0, 0.1], [0.1])] * 2), dict(in_chans=1, patch_size=4)], ids=str)
+                                     dict(degrees=(2, 1), act_init=[([0.0, 1.0, 0.1], [0.1])] * 2), dict(in_chans=1, patch_size=4), dict(groups=None, numerator_groups=None)], ids=str)
 def test_every_architecture_is_read_off_its_tensors(options, tmp_path):
     model = katlib.VisionTransformer(**SMALL | options)
     katlib.save_pretrained(model, tmp_path / "x.safetensors", mean=[0.5] * 3, std=[0.5] * 3)
@@ -97,10 +97,12 @@ def test_every_architecture_is_read_off_its_tensors(options, tmp_path):
     katlib.VisionTransformer(**again.pretrained_cfg["architecture"])                      # the arguments are whole
 
 
-def test_what_training_leaves_can_be_loaded(tiny_data, tmp_path):
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_training_leaves_can_be_loaded(tiny_data, tmp_path, ema):
+    """With an average of the weights, it is the average that training evaluates and that is loaded."""
     from katlib.train import Config, train
     trained = {}
-    train(Config(patch_size=8, embed_dim=24, depth=2, num_heads=3), epochs=1, data=tiny_data, progress=False, device="cpu", out=tmp_path,
+    train(Config(patch_size=8, embed_dim=24, depth=2, num_heads=3, ema=ema), epochs=1, data=tiny_data, progress=False, device="cpu", out=tmp_path,
           on_epoch=lambda model, epoch: trained.update(model.state_dict()))
     model = katlib.load_pretrained(tmp_path / "checkpoint.safetensors")
     assert same(model, trained) and model.blocks[0].attn.num_heads == 3
