@@ -55,9 +55,9 @@ def load_pretrained(name_or_path: str | os.PathLike, *, num_heads: int | None = 
         ConnectionError: the hub cannot be reached and the file is not in its cache.
 
     Example:
-        >>> model = katlib.load_pretrained("kat_tiny_patch16_224")                               # doctest: +SKIP
-        >>> model.pretrained_cfg["mean"]                                                         # doctest: +SKIP
-        (0.485, 0.456, 0.406)
+        >>> model = katlib.load_pretrained("kat-cifar10")
+        >>> model.pretrained_cfg["classes"][:2], model.pretrained_cfg["input_size"]
+        (['airplane', 'automobile'], (3, 32, 32))
     """
     name, expected, config = str(name_or_path), {}, {}
     if name in OFFICIAL:
@@ -98,7 +98,7 @@ def save_pretrained(model: VisionTransformer, path: str | os.PathLike, *, mean=N
 
     Example:
         >>> model = katlib.VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=10)
-        >>> save_pretrained(model, "kat.safetensors", mean=katlib.data.MEAN, std=katlib.data.STD, classes=katlib.data.CLASSES)
+        >>> katlib.save_pretrained(model, "kat.safetensors", mean=katlib.data.MEAN, std=katlib.data.STD, classes=katlib.data.CLASSES)
     """
     known = getattr(model, "pretrained_cfg", {})
     mean, std, classes = mean or known.get("mean"), std or known.get("std"), classes or known.get("classes")

@@ -37,7 +37,8 @@ def run(path: str, text: str) -> doctest.TestResults:
 
 
 @pytest.mark.parametrize("path", [path for path, text in DOCUMENTED.items() if ">>>" in text])
-def test_the_example_gives_what_it_says(path):
+def test_the_example_gives_what_it_says(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)                                         # for those that write a file
     assert run(path, DOCUMENTED[path]).attempted >= 1
 
 

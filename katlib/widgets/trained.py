@@ -27,7 +27,8 @@ class TrainedExplorer(LiveFigure):
         traitlets.TraitError: a block, function, group or epoch that the record does not have.
 
     Example:
-        >>> explorer = katlib.TrainedExplorer(katlib.inside.load_record())
+        >>> from katlib.inside import load_record
+        >>> explorer = katlib.TrainedExplorer(load_record())
         >>> explorer.block, explorer.function = 0, "act2"
     """
 
