@@ -18,7 +18,7 @@ class GRKAN(nn.Module):
 
     Args:
         in_features, out_features: sizes of the last dimension before and after.
-        groups: groups of the rational function; a divisor of `in_features`.
+        groups: groups of the rational function; a divisor of `in_features`, or None for one for each feature.
         init: its starting point, see `katlib.rational.initial_coefficients`.
         bias: whether the linear map has a bias.
         degrees, numerator_groups: of the rational function, see `GroupRational`.
@@ -34,8 +34,8 @@ class GRKAN(nn.Module):
         torch.Size([2, 10, 128])
     """
 
-    def __init__(self, in_features: int, out_features: int, groups: int = 8, init="swish", bias: bool = True,
-                 degrees: tuple[int, int] = (5, 4), numerator_groups: int = 1):
+    def __init__(self, in_features: int, out_features: int, groups: int | None = 8, init="swish", bias: bool = True,
+                 degrees: tuple[int, int] = (5, 4), numerator_groups: int | None = 1):
         super().__init__()
         self.act = GroupRational(in_features, groups, init, degrees, numerator_groups)
         self.fc = nn.Linear(in_features, out_features, bias=bias)
@@ -73,8 +73,8 @@ class GRKANMlp(nn.Module):
     """
 
     def __init__(self, in_features: int, hidden_features: int | None = None, out_features: int | None = None, act_layer=None,
-                 norm_layer=None, bias: bool = True, drop: float = 0.0, groups: int = 8, init=("identity", "swish"),
-                 degrees: tuple[int, int] = (5, 4), numerator_groups: int = 1):
+                 norm_layer=None, bias: bool = True, drop: float = 0.0, groups: int | None = 8, init=("identity", "swish"),
+                 degrees: tuple[int, int] = (5, 4), numerator_groups: int | None = 1):
         super().__init__()
         if norm_layer is not None:
             raise ValueError(f"norm_layer={norm_layer!r}: GRKANMlp has no norm between its layers; only None is allowed")

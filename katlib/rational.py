@@ -94,8 +94,8 @@ def initial_coefficients(init, degrees: tuple[int, int] | None = (5, 4)) -> tupl
     """Coefficients to start from: a_0 .. a_m and b_1 .. b_n as two float64 vectors.
 
     Args:
-        init: a name ("identity", "relu", "gelu", "swish" or "tanh"), whose coefficients were fitted by `katlib.fit`;
-            a `katlib.RationalFit` or `RationalExplorer`; or a pair (numerator, denominator) of one-dimensional tensors or lists.
+        init: a name ("identity", "relu", "gelu", "swish" or "tanh"), whose coefficients were fitted by `katlib.fit`, or
+            "released-gelu", those of the KAT release, which are not GELU; a `katlib.RationalFit` or `RationalExplorer`; or a pair (numerator, denominator) of one-dimensional tensors or lists.
         degrees: (m, n); None, unless `init` is a name: those that it has.
 
     Raises:
@@ -109,9 +109,11 @@ def initial_coefficients(init, degrees: tuple[int, int] | None = (5, 4)) -> tupl
         raise ValueError(f"degrees={degrees}; allowed are pairs (m, n) of m >= 0 and n >= 0")
     if init == "identity" and m >= 1:
         return torch.eye(m + 1, dtype=torch.float64)[1], torch.zeros(n, dtype=torch.float64)     # exact at any degrees
+    if init == "released-gelu":
+        init = RELEASED_GELU
     if isinstance(init, str):
         if init not in STORED:
-            raise ValueError(f"init={init!r} is not known; allowed are 'identity', " + ", ".join(map(repr, STORED)))
+            raise ValueError(f"init={init!r} is not known; allowed are 'identity', " + ", ".join(map(repr, STORED)) + ", 'released-gelu'")
         if f"{m},{n}" not in STORED[init]:
             raise ValueError(f"init={init!r} is fitted for degrees {', '.join(f'({d})' for d in STORED[init])}, not for {degrees}; "
                              f"for others pass init=katlib.fit_rational(target, degrees={degrees})")
@@ -130,10 +132,10 @@ class GroupRational(nn.Module):
 
     Args:
         channels: size of the channel dimension.
-        groups: number of denominators; a divisor of `channels`.
+        groups: number of denominators; a divisor of `channels`, or None for one for each channel.
         init: where to start, see `initial_coefficients`.
         degrees: (m, n), the degrees of numerator and denominator.
-        numerator_groups: number of numerators; 1 shares one among all groups, as the released KAT models do.
+        numerator_groups: number of numerators, likewise; 1 shares one among all groups, as the released KAT models do.
         dim: the channel dimension of the input.
 
     Parameters (names as in the released checkpoints):
@@ -148,9 +150,10 @@ class GroupRational(nn.Module):
         torch.Size([2, 64])
     """
 
-    def __init__(self, channels: int, groups: int = 8, init="swish", degrees: tuple[int, int] = (5, 4),
-                 numerator_groups: int = 1, dim: int = -1):
+    def __init__(self, channels: int, groups: int | None = 8, init="swish", degrees: tuple[int, int] = (5, 4),
+                 numerator_groups: int | None = 1, dim: int = -1):
         super().__init__()
+        groups, numerator_groups = (channels if count is None else count for count in (groups, numerator_groups))
         for name, count in (("groups", groups), ("numerator_groups", numerator_groups)):
             if count < 1 or channels % count:
                 raise ValueError(f"{name}={count} does not divide channels={channels}; use a divisor of {channels}")

@@ -119,8 +119,8 @@ class VisionTransformer(nn.Module):
     """
 
     def __init__(self, img_size: int = 224, patch_size: int = 16, in_chans: int = 3, num_classes: int = 1000, embed_dim: int = 768,
-                 depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0, mlp: str = "grkan", groups: int = 8,
-                 act_init=("identity", "swish"), degrees: tuple[int, int] = (5, 4), numerator_groups: int = 1,
+                 depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0, mlp: str = "grkan", groups: int | None = 8,
+                 act_init=("identity", "swish"), degrees: tuple[int, int] = (5, 4), numerator_groups: int | None = 1,
                  drop_rate: float = 0.0, drop_path_rate: float = 0.0):
         super().__init__()
         if img_size % patch_size:

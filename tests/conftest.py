@@ -9,8 +9,7 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def tiny_data():
+def draw_tiny():
     """64 training and 32 test images that a model can learn: each class has a colour of its own, under noise."""
     generator = torch.Generator().manual_seed(1)
 
@@ -22,3 +21,8 @@ def tiny_data():
 
     (train_images, train_labels), (test_images, test_labels) = draw(64), draw(32)
     return CIFAR10(train_images, train_labels, test_images, test_labels, sha256="made for a test")
+
+
+@pytest.fixture
+def tiny_data():
+    return draw_tiny()

@@ -222,3 +222,17 @@ def test_a_spline_coefficient_moves_its_part_of_the_curve_alone(open_page):
     box.get_by_label("grid").first.fill("9")
     value, expected = value_and_expected()
     assert value == pytest.approx(expected, abs=1e-6) and number(box, "count") == 11
+
+
+def test_figures_read_on_a_dark_page_and_on_a_phone(open_page):
+    page = open_page("notebooks/11_kat_block.html", color_scheme="dark")
+    shown = page.locator("figure.katlib-figure").first.evaluate("""figure => {
+        const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+        return {panel: getComputedStyle(figure.closest(".output")).backgroundColor, page: numbers(getComputedStyle(document.body).backgroundColor),
+                caption: numbers(getComputedStyle(figure.querySelector("figcaption")).color)};
+    }""")
+    assert shown["panel"] == "rgba(0, 0, 0, 0)" and min(shown["caption"][:3]) - max(shown["page"][:3]) > 100       # light on dark, no pale panel
+    page = open_page("notebooks/11_kat_block.html", width=390)
+    widths = page.evaluate("""() => [document.documentElement.scrollWidth,
+                                     document.querySelector("figure.katlib-figure img").getBoundingClientRect().width]""")
+    assert widths[0] <= 390 < widths[1]                                             # the drawing scrolls in its own box, and the page does not
