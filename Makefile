@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test notebooks data bench study gpu sass coefficients picture colab clean
+.PHONY: help install book pdf student test notebooks data bench study gpu sass coefficients picture colab clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 book: $(INSTALLED) ## build the book from the stored outputs, warnings are errors
 	$(BIN)/jupyter-book build . --all --warningiserror --keep-going --quiet
 	@echo "The book: _build/html/index.html"
+
+pdf: book ## print the whole book as one PDF, build/the-kat-book.pdf; needs Chromium
+	$(BIN)/python book/_ext/pdf.py
+
+student: ## the notebooks without their solutions, for class, in build/student
+	$(PYTHON) book/_ext/notebooks.py student
 
 test: book ## run everything that the project checks: the package, the built book, the notebooks
 	$(BIN)/python -m pytest --quiet
@@ -64,4 +70,4 @@ colab: ## take the repository's address from the git remote; notebooks then inst
 	$(PYTHON) book/_ext/notebooks.py colab
 
 clean: ## remove what was built; the environment and the data stay
-	rm -rf _build runs .pytest_cache
+	rm -rf _build build runs .pytest_cache

@@ -84,6 +84,32 @@ def test_every_page_is_in_the_table_of_contents_and_every_notebook_is_a_page():
     assert {f"notebooks/{path.stem}" for path in NOTEBOOKS} <= set(pages) and len(NOTEBOOKS) >= 2
 
 
+def test_every_chapter_is_in_the_map_and_in_the_teaching_plan():
+    import chapters
+    known = chapters.all_chapters()
+    assert {c["path"] for c in known.values()} == set(NOTEBOOKS)
+    assert all(c["path"].name.startswith(f"{number:02d}_") and c["seconds"] > 0 and c["exercises"] for number, c in known.items())
+    planned = re.findall(r"^\d+: ([\d ]+)\|", (ROOT / "book" / "teaching.md").read_text(), re.M)
+    assert [int(n) for numbers in planned for n in numbers.split() if int(n) in known] == sorted(known)      # each once, in order
+    for c in known.values():
+        assert all(int(n) in known and int(n) < c["number"] for n in c["before"])
+
+
+def test_the_status_counts_what_is_there(tmp_path, monkeypatch):
+    import chapters
+    told = chapters.status()
+    devices = [json.loads(path.read_text())["device_name"] for path in (ROOT / "results").glob("*.json")]
+    assert f"{len(NOTEBOOKS)} chapters" in told and f"Of {len(devices)} stored results" in told
+    assert ("none on a GPU yet" in told) == all("threads" in name for name in devices)
+    (tmp_path / "results").mkdir()
+    for i, name in enumerate(("Some CPU, 2 threads", "NVIDIA H100 80GB HBM3", "Some CPU, 2 threads")):
+        (tmp_path / "results" / f"{i}.json").write_text(json.dumps({"device_name": name}))
+    (tmp_path / "CHANGELOG.md").write_text("## 9.9 (2030-01-01)\n")
+    chapters.all_chapters()                                             # read before the folder changes
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    assert "Edition 9.9 (2030-01-01)" in chapters.status() and "1 were measured on a GPU (NVIDIA H100 80GB HBM3), 2 on two CPU cores" in chapters.status()
+
+
 def test_the_first_cell_installs_katlib_from_the_address_in_the_configuration(notebook):
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert "".join(code[0]["source"]) == tool.setup_cell(tool.address())
@@ -114,6 +140,19 @@ def test_every_exercise_has_a_check_and_a_folded_solution(notebook):
         assert "Right" not in "".join(line for output in check["outputs"] for line in output.get("text", []))      # the answer is left to the reader
         assert "hide-input" in solution["metadata"]["tags"] and "assert check_" in "".join(solution["source"])
         assert "".join(solution["source"]).startswith("# @title Solution")
+
+
+def test_the_copy_for_class_has_every_exercise_and_no_solution(notebook):
+    copy = tool.without_solutions(notebook)
+    before, after = (["".join(cell["source"]) for cell in n["cells"]] for n in (notebook, copy))
+    solutions = [source for source in before if source.startswith("# @title Solution")]
+    assert solutions and len(after) == len(before) - len(solutions) and not any("@title Solution" in source for source in after)
+    checks = [re.findall(r"def check_\d+_\d+", "\n".join(sources)) for sources in (before, after)]
+    assert checks[0] == checks[1] and len(checks[0]) >= len(solutions) - 1
+    outputs = json.dumps([cell.get("outputs") for cell in copy["cells"][-4:]])
+    assert "Right" not in outputs
+    folded = {"cells": [{"cell_type": "markdown", "metadata": {}, "source": ["Ask.\n", "```{dropdown} A solution\n", "secret\n", "```\n", "Go on.\n"]}]}
+    assert "".join(tool.without_solutions(folded)["cells"][0]["source"]) == "Ask.\nGo on.\n"
 
 
 def test_long_drawings_are_folded_so_that_the_page_can_be_read(notebook):

@@ -3,6 +3,7 @@
     python book/_ext/notebooks.py execute [01 ...]      `make notebooks`
     python book/_ext/notebooks.py picture               `make picture`
     python book/_ext/notebooks.py colab                 `make colab`; needs nothing but Python and git
+    python book/_ext/notebooks.py student               `make student`; the same
 """
 
 import json
@@ -91,6 +92,34 @@ def picture() -> None:
     plot.picture(ROOT / "book" / "_static" / "learned_activations.svg", max(stored_runs(preset="cifar-nano", mlp="grkan", seed=0), key=lambda run: len(run["epochs"])))
 
 
+def without_solutions(notebook: dict) -> dict:
+    """A notebook for class: without the solutions of its exercises, and with the outputs of nothing after the first of them."""
+    cells, exercises = [], False
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if source.startswith("# @title Solution"):
+            continue
+        if cell["cell_type"] == "markdown":                             # a solution in words, folded on the page
+            source = re.sub(r"^(`{3,}|:{3,})\{dropdown\} [^\n]*[Ss]olution.*?^\1$\n?", "", source, flags=re.M | re.S)
+            cell = cell | {"source": source.splitlines(keepends=True)}
+        exercises |= bool(re.search(r"^### \d+\.\d+ ", source, re.M))
+        if exercises and cell["cell_type"] == "code":
+            cell = cell | {"outputs": [], "execution_count": None}
+        cells.append(cell)
+    return notebook | {"cells": cells}
+
+
+def student() -> None:
+    """Writes the notebooks without their solutions to build/student."""
+    folder = ROOT / "build" / "student"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.ipynb"):
+        old.unlink()
+    for path in NOTEBOOKS:
+        store(folder / path.name, without_solutions(json.loads(path.read_text())))
+    print(f"{len(NOTEBOOKS)} notebooks without solutions: {folder.relative_to(ROOT)}")
+
+
 def colab() -> None:
     """Puts the address of the remote `origin` into `_config.yml`, into the notebooks' first cells and into the README."""
     found = subprocess.run(["git", "-C", str(ROOT), "remote", "get-url", "origin"], capture_output=True, text=True).stdout.strip()
@@ -124,7 +153,7 @@ def write_address(url: str) -> None:
 
 if __name__ == "__main__":
     command, *rest = sys.argv[1:] or ["help"]
-    commands = {"execute": lambda: execute(rest), "picture": picture, "colab": colab}
+    commands = {"execute": lambda: execute(rest), "picture": picture, "colab": colab, "student": student}
     if command not in commands:
         sys.exit(__doc__)
     commands[command]()
