@@ -118,18 +118,23 @@ torch.library.register_autograd("katlib::rational", lambda ctx, g: BACKWARD(g.co
 torch.library.register_autograd("katlib::rational_backward", _RationalBackward.backward, setup_context=_Function.setup_context)
 
 
+def grouped_shape(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[int, int, int]:
+    """(rows, G, span) for `grouped`."""
+    G = math.lcm(len(numerator), len(denominator))
+    dim %= x.ndim
+    return math.prod(x.shape[:dim]), G, x.shape[dim] // G * math.prod(x.shape[dim + 1:])
+
+
 def grouped(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """x as (rows, G, span) with one a (G, m + 1) and one b (G, n) for each of the G groups.
 
     In a contiguous tensor a group of neighbouring channels is one contiguous span, whatever follows the channel dimension, so
     (..., C) and (N, C, H, W) become the same three numbers. G is the least common multiple of the two group counts.
     """
-    dim %= x.ndim
-    G = math.lcm(numerator.shape[0], denominator.shape[0])
-    span = x.shape[dim] // G * math.prod(x.shape[dim + 1:])
+    shape = _, G, _ = grouped_shape(x, numerator, denominator, dim)
     dtype = torch.promote_types(x.dtype, torch.float32)                     # float16 and bfloat16 are computed in float32
     a, b = (c.to(dtype) if c.shape[0] == G else c.to(dtype).repeat_interleave(G // c.shape[0], 0) for c in (numerator, denominator))
-    return x.reshape(math.prod(x.shape[:dim]), G, span), a, b
+    return x.reshape(shape), a, b
 
 
 def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
@@ -139,8 +144,20 @@ def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Ten
     return apply(parts.contiguous(), a, b).reshape(x.shape)
 
 
-# whether torch.func transforms what runs now, as torch's own autograd.Function asks it
-_transformed = torch._C._are_functorch_transforms_active
+# whether torch.func transforms what runs now, as torch's own autograd.Function asks it; how many modes wait for each call of the dispatcher
+_transformed, _modes = torch._C._are_functorch_transforms_active, torch._C._len_torch_dispatch_stack
+# what a tensor on the CPU is to the dispatcher, if nothing else: no batch of vmap's older sort, no subclass
+_keys = torch._C._dispatch_keys
+PLAIN = _keys(torch.empty(0, device="cpu"))
+
+
+def _direct(x: Tensor, a: Tensor, b: Tensor, *others: Tensor) -> bool:
+    """Whether the dispatcher would do no more than call `katlib.cpu`. Then that is done at once, and it takes the coefficients as they are: what
+    would be spent on the way is half of the time of a small tensor."""
+    return (all(type(t) in (Tensor, torch.nn.Parameter) and _keys(t) == PLAIN for t in (x, a, b, *others))
+            and not _modes() and torch._C._get_tracing_state() is None
+            and a.dtype == b.dtype == torch.promote_types(x.dtype, torch.float32) and a.is_contiguous() and b.is_contiguous()
+            and cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]))
 
 
 class _Whole(torch.autograd.Function):
@@ -149,18 +166,21 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, numerator, denominator, dim):
         ctx.save_for_backward(x, numerator, denominator)
+        ctx.dim = dim
+        if _direct(x, numerator, denominator):
+            return cpu.forward(x.contiguous(), numerator, denominator, grouped_shape(x, numerator, denominator, dim))
         parts, a, b = grouped(x, numerator, denominator, dim)
-        ctx.dim, ctx.parts, ctx.grouped = dim, parts.shape, (a, b)
         return FORWARD(parts.contiguous(), a, b).view(x.shape)
 
     @staticmethod
     def backward(ctx, g):
         x, *coefficients = ctx.saved_tensors
-        if torch.is_grad_enabled() or _transformed():
-            parts, a, b = grouped(x, *coefficients, ctx.dim)
-            dx, *sums = _RationalBackward.apply(g.reshape(ctx.parts).contiguous(), parts.contiguous(), a, b)
-        else:
-            dx, *sums = BACKWARD(g.reshape(ctx.parts).contiguous(), x.reshape(ctx.parts).contiguous(), *ctx.grouped)
+        plain = not torch.is_grad_enabled() and not _transformed()
+        if plain and _direct(x, *coefficients, g):
+            return *cpu.backward(g.contiguous(), x.contiguous(), *coefficients, grouped_shape(x, *coefficients, ctx.dim)), None
+        parts, a, b = grouped(x, *coefficients, ctx.dim)
+        pull_back = BACKWARD if plain else _RationalBackward.apply
+        dx, *sums = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
         da, db = (s.to(c.dtype) if s.shape == c.shape else s.view(len(c), len(s) // len(c), c.shape[1]).sum(1).to(c.dtype)
                   for s, c in zip(sums, coefficients))
         return dx.view(x.shape), da, db, None

@@ -75,6 +75,23 @@ def test_against_the_float64_oracle(dtype, shape, build):
 
 
 @needs_compiler
+@pytest.mark.parametrize("Ga, Gb, G, span", [(1, 8, 8, 24), (8, 1, 8, 16), (2, 3, 6, 7), (1, 1, 1, 40), (6, 6, 6, 5), (1, 12, 12, 3)])
+def test_coefficients_shared_by_neighbouring_groups(Ga, Gb, G, span, build):
+    g, x = torch.randn(2, 70, G * span, dtype=torch.float64)
+    a, b = torch.randn(Ga, 6, dtype=torch.float64), torch.randn(Gb, 4, dtype=torch.float64)
+    shape, full = (70, G, span), [c.repeat_interleave(G // len(c), 0) for c in (a, b)]
+    y = cpu.forward(x, a, b, shape)
+    assert y.shape == x.shape
+    assert_close(y.view(shape), cpu.forward(x.view(shape), *full), rtol=0, atol=0)
+    dx, da, db = cpu.backward(g, x, a, b, shape)
+    wanted = gradients(g.view(shape), x.view(shape), *full)
+    assert_close(dx.view(shape), wanted[0])
+    for mine, c, true in zip((da, db), (a, b), wanted[1:]):
+        assert mine.shape == c.shape
+        assert_close(mine, true.view(len(c), -1, c.shape[1]).sum(1))
+
+
+@needs_compiler
 @pytest.mark.parametrize("m, n", [(0, 0), (0, 3), (1, 0), (3, 2), (8, 8)])
 def test_other_degrees(m, n):
     g, x, a, b = inputs(torch.float64, 9, 3, 21, m, n)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import katlib
 from katlib.operator import reference_backward, reference_forward
@@ -131,3 +132,28 @@ def test_what_the_node_keeps_follows_the_coefficients_and_the_layout_of_x():
         a += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def test_who_watches_the_dispatcher_sees_the_operator():
+    """Eager mode calls the CPU kernel at once; a dispatch mode, a tracer or a subclass of Tensor still meets katlib::rational."""
+    x, a, b = (t.requires_grad_() for t in (torch.randn(3, 12), torch.randn(2, 6), torch.randn(6, 4)))
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **kwargs or {})
+
+    expected = katlib.rational(x, a, b)
+    wanted = torch.autograd.grad(expected.sum(), (x, a, b))
+    with Watch():
+        got = torch.autograd.grad(katlib.rational(x, a, b).sum(), (x, a, b))
+    assert torch.ops.katlib.rational.default in seen and torch.ops.katlib.rational_backward.default in seen
+    assert_close(got, wanted)
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = [mode.from_tensor(t) for t in (x, a, b)]
+        assert katlib.rational(*fake).shape == x.shape
+    a, b = a.detach(), b.detach()
+    traced = torch.jit.trace(lambda x: katlib.rational(x, a, b), x.detach(), check_trace=False)
+    other = torch.randn(3, 12)
+    assert_close(traced(other), katlib.rational(other, a, b))

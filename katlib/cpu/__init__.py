@@ -100,7 +100,7 @@ def _function(kind: str, dtype: torch.dtype, m: int, n: int):
     function = getattr(_library(m, n), f"{kind}_{NAMES[dtype]}", None)
     if function is not None:
         pointers = 4 if kind == "forward" else 7
-        function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * 3 + [ctypes.c_void_p, ctypes.c_int]
+        function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * 5 + [ctypes.c_void_p, ctypes.c_int]
         function.restype = None
     return function
 
@@ -110,18 +110,19 @@ def available(dtype: torch.dtype, m: int, n: int) -> bool:
     return _function("forward", dtype, m, n) is not None
 
 
-def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """F(x) for contiguous x (rows, G, span), a (G, m + 1), b (G, n); a and b float32, or float64 if x is."""
+def forward(x: Tensor, a: Tensor, b: Tensor, shape=None) -> Tensor:
+    """F(x) for contiguous x, seen as `shape` (rows, G, span), by default its own; contiguous a (Ga, m + 1) and b (Gb, n) for divisors
+    Ga and Gb of G, whose rows are shared by neighbouring groups; a and b float32, or float64 if x is."""
     y = torch.empty_like(x)
     _function("forward", x.dtype, a.shape[1] - 1, b.shape[1])(
-        x.data_ptr(), a.data_ptr(), b.data_ptr(), y.data_ptr(), *x.shape, _parallel(), torch.get_num_threads())
+        x.data_ptr(), a.data_ptr(), b.data_ptr(), y.data_ptr(), *(shape or x.shape), len(a), len(b), _parallel(), torch.get_num_threads())
     return y
 
 
-def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor, shape=None) -> tuple[Tensor, Tensor, Tensor]:
     """dx, da and db for the gradient g of F(x), all contiguous; shapes and dtypes as in `forward`."""
     dx, da, db = torch.empty_like(x), torch.empty_like(a), torch.empty_like(b)
     _function("backward", x.dtype, a.shape[1] - 1, b.shape[1])(
         g.data_ptr(), x.data_ptr(), a.data_ptr(), b.data_ptr(), dx.data_ptr(), da.data_ptr(), db.data_ptr(),
-        *x.shape, _parallel(), torch.get_num_threads())
+        *(shape or x.shape), len(a), len(b), _parallel(), torch.get_num_threads())
     return dx, da, db

@@ -1,6 +1,6 @@
 // The group-rational function on a CPU: F(x) = P(x) / Q(x), P = a_0 + ... + a_M x^M, Q = 1 + |b_1||x| + ... + |b_N||x|^N,
-// and its backward, for x (rows, G, span), a (G, M + 1), b (G, N). The degrees M and N are given by the compiler's -D options: `__init__.py`
-// compiles this file at first use, once for each pair of degrees.
+// and its backward, for x (rows, G, span), a (Ga, M + 1), b (Gb, N), where Ga and Gb are divisors of G and neighbours share a row. The degrees M and N
+// are given by the compiler's -D options: `__init__.py` compiles this file at first use, once for each pair of degrees.
 //
 // Neighbours that fill a register are one vector (GCC's and Clang's vector extension, so the same source serves AVX-512, AVX2 and NEON). A row is cut
 // into strips. Where groups end where vectors do, or are long, a strip is a group. Where they are short and don't (24 channels in vectors of 16),
@@ -94,9 +94,10 @@ template <class V> static inline V with_sign_of(V x, V value) { typedef decltype
 
 struct Range { int64_t begin, end; };
 struct Plan {
-    int64_t groups, span, size, row, rows, strips, width, chunk, chunks, tile_rows, item_rows, items, ahead;
+    int64_t groups, span, Ga, Gb, size, row, rows, strips, width, chunk, chunks, tile_rows, item_rows, items, ahead;
 
-    Plan(int64_t rows, int64_t groups, int64_t span, int64_t lanes) : groups(groups), span(span), size(rows * groups * span), items(0) {
+    Plan(int64_t rows, int64_t groups, int64_t span, int64_t Ga, int64_t Gb, int64_t lanes)
+        : groups(groups), span(span), Ga(Ga), Gb(Gb), size(rows * groups * span), items(0) {
         if (!size) return;
         int64_t whole = std::lcm(groups * span, lanes);                     // so many neighbours are rows and are vectors
         bool by_lanes = span % lanes && whole <= WIDEST;
@@ -170,8 +171,9 @@ template <class T> static std::vector<Vector<T>> coefficients(const Computed<T>*
     for (size_t i = 0; i < table.size(); i += COEFFICIENTS)
         for (int lane = 0; lane < LANES<T>; lane++) {
             int64_t g = plan.group(i / COEFFICIENTS, lane);
-            for (int k = 0; k <= M; k++) table[i + k][lane] = a[g * (M + 1) + k];
-            for (int j = 0; j < N; j++) table[i + M + 1 + j][lane] = std::max(b[g * N + j], -b[g * N + j]);
+            const Computed<T>*A = a + g * plan.Ga / plan.groups * (M + 1), *B = b + g * plan.Gb / plan.groups * N;
+            for (int k = 0; k <= M; k++) table[i + k][lane] = A[k];
+            for (int j = 0; j < N; j++) table[i + M + 1 + j][lane] = std::max(B[j], -B[j]);
         }
     return table;
 }
@@ -215,30 +217,28 @@ static void backward(const Stored<T>* g, const Stored<T>* x, const Computed<T>* 
             for (int k = 0; k < COEFFICIENTS; k++) place[k] = sum[k];
         });
     });
-    std::vector<double> totals(table.size() * LANES<T>), gradients(plan.groups * COEFFICIENTS);
+    std::vector<double> totals(table.size() * LANES<T>), A(plan.Ga * (M + 1)), B(plan.Gb * N + 1);
     for (int64_t item = 0; item < plan.items; item++)
         for (size_t i = 0; i < totals.size(); i++) totals[i] += ((const Computed<T>*)sums.data())[item * totals.size() + i];
     for (size_t i = 0; i < table.size(); i += COEFFICIENTS)
         for (int lane = 0; lane < LANES<T>; lane++) {
-            double* to = &gradients[plan.group(i / COEFFICIENTS, lane) * COEFFICIENTS];
-            for (int k = 0; k < COEFFICIENTS; k++) to[k] += totals[(i + k) * LANES<T> + lane];
+            int64_t g = plan.group(i / COEFFICIENTS, lane), ga = g * plan.Ga / plan.groups, gb = g * plan.Gb / plan.groups;
+            for (int k = 0; k < COEFFICIENTS; k++) (k <= M ? A[ga * (M + 1) + k] : B[gb * N + k - M - 1]) += totals[(i + k) * LANES<T> + lane];
         }
-    for (int64_t i = 0; i < plan.groups * COEFFICIENTS; i++) {
-        int64_t group = i / COEFFICIENTS, k = i % COEFFICIENTS, j = k - M - 1;
-        if (k <= M) da[group * (M + 1) + k] = gradients[i];
-        else db[group * N + j] = b[group * N + j] < 0 ? gradients[i] : -gradients[i];      // sign(0) = +1: a zero denominator learns
-    }
+    for (int64_t i = 0; i < plan.Ga * (M + 1); i++) da[i] = A[i];
+    for (int64_t i = 0; i < plan.Gb * N; i++) db[i] = b[i] < 0 ? B[i] : -B[i];             // sign(0) = +1: a zero denominator learns
 }
 
-#define EXPORT(name, T)                                                                                                                                   \
-    extern "C" void forward_##name(const void* x, const void* a, const void* b, void* y, int64_t rows, int64_t groups, int64_t span,                      \
-                                   Parallel parallel, int threads) {                                                                                      \
-        forward<T>((const Stored<T>*)x, (const Computed<T>*)a, (const Computed<T>*)b, (Stored<T>*)y, {rows, groups, span, LANES<T>}, parallel, threads);  \
-    }                                                                                                                                                     \
-    extern "C" void backward_##name(const void* g, const void* x, const void* a, const void* b, void* dx, void* da, void* db, int64_t rows,               \
-                                    int64_t groups, int64_t span, Parallel parallel, int threads) {                                                       \
-        backward<T>((const Stored<T>*)g, (const Stored<T>*)x, (const Computed<T>*)a, (const Computed<T>*)b, (Stored<T>*)dx, (Computed<T>*)da,             \
-                    (Computed<T>*)db, {rows, groups, span, LANES<T>}, parallel, threads);                                                                 \
+#define EXPORT(name, T)                                                                                                                               \
+    extern "C" void forward_##name(const void* x, const void* a, const void* b, void* y, int64_t rows, int64_t groups, int64_t span, int64_t Ga,      \
+                                   int64_t Gb, Parallel parallel, int threads) {                                                                      \
+        forward<T>((const Stored<T>*)x, (const Computed<T>*)a, (const Computed<T>*)b, (Stored<T>*)y, {rows, groups, span, Ga, Gb, LANES<T>},          \
+                   parallel, threads);                                                                                                                \
+    }                                                                                                                                                 \
+    extern "C" void backward_##name(const void* g, const void* x, const void* a, const void* b, void* dx, void* da, void* db, int64_t rows,           \
+                                    int64_t groups, int64_t span, int64_t Ga, int64_t Gb, Parallel parallel, int threads) {                           \
+        backward<T>((const Stored<T>*)g, (const Stored<T>*)x, (const Computed<T>*)a, (const Computed<T>*)b, (Stored<T>*)dx, (Computed<T>*)da,         \
+                    (Computed<T>*)db, {rows, groups, span, Ga, Gb, LANES<T>}, parallel, threads);                                                     \
     }
 
 EXPORT(float32, Float)
