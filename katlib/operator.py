@@ -140,6 +140,8 @@ def grouped(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tupl
 def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
     """F(x) for tensors that are known to fit, each step seen by autograd and by the compiler."""
     parts, a, b = grouped(x, numerator, denominator, dim)
+    if torch.onnx.is_in_onnx_export():                                      # ONNX has no such operator, so it gets what ours is made of
+        return evaluate(parts.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
     apply = FORWARD if torch.compiler.is_compiling() else _Rational.apply
     return apply(parts.contiguous(), a, b).reshape(x.shape)
 

@@ -152,6 +152,6 @@ class VisionTransformer(nn.Module):
         if x.shape[-2:] != (self.img_size, self.img_size):
             raise ValueError(f"images have shape {tuple(x.shape)}; they must be (B, channels, {self.img_size}, {self.img_size})")
         x = self.patch_embed(x)                                                             # (B, patches, C)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed       # (B, 1 + patches, C)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed       # (B, 1 + patches, C)
         x = self.norm(self.blocks(self.pos_drop(x)))
         return self.head(x[:, 0])                                                           # (B, num_classes)
