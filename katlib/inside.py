@@ -145,13 +145,13 @@ def dumps(record: dict) -> str:
     return json.dumps(record, separators=(",", ":"))
 
 
-def load_record(path: str | Path = FOLDER / "inside-kat-cifar10.json") -> dict:
-    """A stored record; by default that of the book's trained KAT.
+def load_record(path: str | Path | None = None) -> dict:
+    """A stored record; by default results/inside-kat-cifar10.json, that of the book's trained KAT.
 
     Raises:
         FileNotFoundError: there is no such file; the stored records come with the book's repository, not with the package.
     """
-    return json.loads(Path(path).read_text())
+    return json.loads((FOLDER / "inside-kat-cifar10.json" if path is None else Path(path)).read_text())
 
 
 def coefficients(record: dict, name: str, group: int, epoch: int = -1) -> tuple[Tensor, Tensor]:
