@@ -39,9 +39,10 @@ notebooks: $(INSTALLED) ## run all notebooks and store their outputs; one: make 
 data: $(INSTALLED) ## download CIFAR-10 into the cache, check it
 	$(BIN)/python -c 'from katlib import load_cifar10; print(load_cifar10())'
 
-bench: $(INSTALLED) ## time the kernel, keep the figures in results/
+bench: $(INSTALLED) ## time the kernel and the models, keep the figures in results/
 	$(BIN)/python benchmarks/kernel.py
 	$(BIN)/python benchmarks/model.py
+	$(BIN)/python benchmarks/inference.py
 
 study: $(INSTALLED) ## train what is missing of chapter 13's runs; all of it takes two hours of two CPU cores
 	$(BIN)/python benchmarks/study.py lr
@@ -56,6 +57,7 @@ gpu: $(INSTALLED) ## on a machine with a GPU: its tests, the memory and race che
 	    $(BIN)/python -m pytest --quiet -m gpu tests/test_gpu.py -k "hostile or ladder" || exit 1; done
 	$(BIN)/python benchmarks/kernel.py --device cuda
 	$(BIN)/python benchmarks/model.py --device cuda
+	$(BIN)/python benchmarks/inference.py --device cuda
 
 sass: $(INSTALLED) ## the CUDA kernel's registers, spills and instructions per element, for all GPUs, without one
 	$(BIN)/python -m katlib.cuda.sass

@@ -69,11 +69,12 @@ def load_pretrained(name_or_path: str | os.PathLike, *, num_heads: int | None = 
             raise FileNotFoundError(f"{name!r} is neither a file nor a name that is known ({', '.join([*OFFICIAL, *OURS])})" if name not in OURS else
                                     f"{name!r} should come with katlib as {path.name}, which is not in this installation; install it from the repository")
     state, stored = read_weights(path)
-    heads = num_heads or stored.pop("num_heads", None)
-    architecture = stored.pop("architecture", None) or architecture_of(state, heads, path)
+    heads = stored.pop("num_heads", None)
+    whole = {"crop_pct": 1.0} if "architecture" in stored else {}   # our own files are of models that saw whole images, unless they say otherwise
+    architecture = stored.pop("architecture", None) or architecture_of(state, num_heads or heads, path)
     model = build(architecture | expected)                          # a file of another size is refused, not taken for what was asked
     load_strictly(model, state, path)
-    config = IMAGENET | config | stored
+    config = IMAGENET | whole | config | stored
     model.pretrained_cfg = config | {"input_size": (model.patch_embed.proj.in_channels, model.img_size, model.img_size), "source": name,
                                      "num_classes": model.head.out_features, "architecture": architecture,
                                      "mean": tuple(config["mean"]), "std": tuple(config["std"])}
@@ -111,9 +112,9 @@ def save_pretrained(model: VisionTransformer, path: str | os.PathLike, *, mean=N
     too_large = [name for name, value in half.items() if not value.isfinite().all()]
     if too_large:
         raise ValueError(f"{too_large[0]} holds values that are not finite in float16, whose largest number is 65504")
-    header = {"architecture": architecture_of(state, model.blocks[0].attn.num_heads), "mean": mean, "std": std, "classes": classes} | metadata
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    header = {"architecture": architecture_of(state, model.blocks[0].attn.num_heads), "mean": mean, "std": std, "classes": classes,
+              "crop_pct": known.get("crop_pct", 1.0)} | metadata
+    temporary = f"{os.fspath(path)}.{os.getpid()}.part"
     save_file(half, temporary, {key: json.dumps(value) for key, value in header.items() if value is not None})
     os.replace(temporary, path)
 

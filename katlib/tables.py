@@ -1,6 +1,7 @@
 """The tables of the book's results page, each made from files in `results/` and from nothing else: `TABLES` maps a name to the function that makes it."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Callable
 
@@ -100,5 +101,54 @@ def model(folder: Path = FOLDER) -> Html:
     return table(record["rows"], columns, f"{record['what'][0].upper() + record['what'][1:]}; {record['rounds']} rounds in turns. {made(record)}")
 
 
+def _example(name: str, kind: str, titles: dict[str, str], measure: str, heading: str, scale: float, digits: int, folder: Path) -> Html:
+    """An example's runs: for each kind of model the mean and standard deviation over seeds, and the differences to the first kind, paired by seed."""
+    record = read(f"example-{name}", folder)
+    values = {key: {row["seed"]: scale * row[measure] for row in record["rows"] if row[kind] == key} for key in titles}
+    first = next(iter(titles))
+
+    def difference(key: str) -> str:
+        differences = [values[key][seed] - values[first][seed] for seed in values[first]]
+        return f"{statistics.mean(differences):+.{digits}f} ± {statistics.stdev(differences):.{digits}f}".replace("-", "−") if key != first else ""
+
+    columns: dict[str, Callable[[str], str]] = {
+        "model": lambda key: titles[key],
+        "parameters": lambda key: f"{next(row['parameters'] for row in record['rows'] if row[kind] == key):,}",
+        "seeds": lambda key: str(len(values[key])),
+        heading: lambda key: f"{statistics.mean(values[key].values()):.{digits}f} ± {statistics.stdev(values[key].values()):.{digits}f}",
+        f"difference to {titles[first]}": difference,
+    }
+    return table(list(titles), columns, f"{record['what'][0].upper() + record['what'][1:]}; {record['steps']} steps of {record['batch']}. Mean ± standard deviation over "
+                 f"seeds, the differences paired by seed. {made(record)}")
+
+
+def convnet(folder: Path = FOLDER) -> Html:
+    """`examples/convnet.py`: a learned activation in a ConvNet."""
+    titles = {"relu": "ReLU", "gelu": "GELU", "rational": "rational, from GELU"}
+    return _example("convnet", "activation", titles, "accuracy", "test accuracy, %", 100, 2, folder)
+
+
+def gpt(folder: Path = FOLDER) -> Html:
+    """`examples/gpt.py`: GR-KAN layers in a GPT."""
+    return _example("gpt", "mlp", {"mlp": "MLP, GELU", "grkan": "GR-KAN, from GELU"}, "loss", "test loss, nats a character", 1, 4, folder)
+
+
+def inference(folder: Path = FOLDER) -> Html:
+    """Inference of a KAT beside the same ViT's, eagerly, compiled and by onnxruntime."""
+    record = read("inference-cpu", folder)
+    rows = [(row, how) for row in record["rows"] for how in row["ratio"]]
+
+    def ms(row: dict, model: str, how: str) -> str:
+        return ", ".join(f"{row['ms'][model if how == 'eager' else f'{model} {how}'][q]:.2f}" for q in ("p20", "p50", "p80"))
+
+    columns: dict[str, Callable[[tuple[dict, str]], str]] = {
+        "model": lambda r: r[0]["model"], "batch": lambda r: str(r[0]["batch"]),
+        "by": lambda r: {"eager": "PyTorch", "compiled": "torch.compile", "onnxruntime": "onnxruntime"}[r[1]],
+        "KAT, ms (p20, p50, p80)": lambda r: ms(r[0], "KAT", r[1]), "ViT, ms (p20, p50, p80)": lambda r: ms(r[0], "ViT", r[1]),
+        "KAT / ViT": lambda r: f"{r[0]['ratio'][r[1]]:.2f}",
+    }
+    return table(rows, columns, f"{record['what'][0].upper() + record['what'][1:]}; {record['rounds']} rounds in turns. {made(record)}")
+
+
 TABLES: dict[str, Callable[..., Html]] = {"runs": runs, "study": study, "study-cost": study_cost, "learning-rates": learning_rates, "kernel": kernel,
-                                          "model": model}
+                                          "model": model, "convnet": convnet, "gpt": gpt, "inference": inference}

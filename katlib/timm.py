@@ -7,7 +7,7 @@ timm's; weights fit `katlib.VisionTransformer` under the same names. timm's trai
 
     torchrun --nproc-per-node=8 -m katlib.timm train.py --model kat_tiny_patch16_224 ...
 
-timm is Ross Wightman's PyTorch Image Models, https://github.com/huggingface/pytorch-image-models; `pip install "katlib[timm]"`.
+timm is Ross Wightman's PyTorch Image Models, https://github.com/huggingface/pytorch-image-models.
 """
 
 import runpy
@@ -18,7 +18,7 @@ try:
     from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
     from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 except ImportError as error:
-    raise ImportError('katlib.timm needs timm: pip install "katlib[timm]"') from error
+    raise ImportError('katlib.timm needs timm: pip install timm') from error
 
 from katlib.grkan import GRKANMlp
 from katlib.init import mimetic_

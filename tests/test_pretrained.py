@@ -80,6 +80,7 @@ def test_our_own_format_is_half_as_large_and_says_everything(kat, tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.pretrained_cfg["classes"][3] == "class 3" and model.pretrained_cfg["std"] == (0.4, 0.5, 0.6)
     assert model.pretrained_cfg["input_size"] == (3, 32, 32) and model.blocks[0].attn.num_heads == 2
+    assert model.pretrained_cfg["crop_pct"] == 1.0                                          # the whole image, not ImageNet's 87.5% of it
     x = torch.randn(4, 3, 32, 32)
     assert_close(model(x), kat(x), atol=5e-3, rtol=5e-3)
     katlib.save_pretrained(model, tmp_path / "again.safetensors")                         # mean, std and classes go on with the model

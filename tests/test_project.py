@@ -65,7 +65,7 @@ def test_the_workflows_run_what_exists(path):
         assert ends["lowest"] == python and ends["newest"] > python and torch_ == "2.6"
 
 
-@pytest.mark.parametrize("path", [path for folder in ("katlib", "benchmarks", "book/_ext", "tests") for path in sorted((ROOT / folder).rglob("*.py"))],
+@pytest.mark.parametrize("path", [path for folder in ("katlib", "benchmarks", "book/_ext", "examples", "tests") for path in sorted((ROOT / folder).rglob("*.py"))],
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_lowest_python_can_read_it(path):
     import ast
@@ -195,7 +195,7 @@ def test_no_module_is_long_and_the_package_can_be_read_in_an_evening():
     of = {part: sum(n for path, n in lines.items() if part in path.parts) for part in ("katlib", "cuda", "widgets")}
     field, pages = (sum(lines[ROOT / "katlib" / f"{name}.py"] for name in names) for names in (
         ("pretrained", "timm", "convert"), ("cli", "tables", "inside")))
-    assert field <= 550 and pages <= 400 and of["cuda"] <= 900 and of["widgets"] <= 1100, (field, pages, of)
+    assert field <= 550 and pages <= 450 and of["cuda"] <= 900 and of["widgets"] <= 1100, (field, pages, of)
     assert of["katlib"] - of["cuda"] - of["widgets"] - field - pages <= 2450, of
 
 

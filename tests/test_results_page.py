@@ -144,3 +144,38 @@ def test_the_kernel_and_the_training_step(tables):
         check(kat, *(row["ms"]["KAT"][q] for q in ("p20", "p50", "p80")), digits=1)
         check(vit, *(row["ms"]["ViT"][q] for q in ("p20", "p50", "p80")), digits=1)
         check(ratio, row["ratio"], digits=3)
+
+
+@pytest.fixture(scope="module")
+def field_tables():
+    page = PAGE.with_name("in_the_field.html")
+    if not page.exists():
+        pytest.skip("the book is not built; `make test` builds it first")
+    parser = Tables()
+    parser.feed(page.read_text())
+    return parser.tables
+
+
+@pytest.mark.parametrize("name, kind, kinds, measure, scale, digits", [
+    ("convnet", "activation", ("relu", "gelu", "rational"), "accuracy", 100, 2), ("gpt", "mlp", ("mlp", "grkan"), "loss", 1, 4)])
+def test_the_examples(field_tables, name, kind, kinds, measure, scale, digits):
+    record, (head, *rows) = records(f"example-{name}.json")[0], field_tables[name]
+    by_seed = [{row["seed"]: scale * row[measure] for row in record["rows"] if row[kind] == k} for k in kinds]
+    for (model, parameters, seeds, value, difference), k, values in zip(rows, kinds, by_seed, strict=True):
+        check(parameters, next(row["parameters"] for row in record["rows"] if row[kind] == k), digits=0)
+        check(seeds, len(values), digits=0)
+        check(value, statistics.mean(values.values()), statistics.stdev(values.values()), digits=digits)
+        differences = [values[seed] - by_seed[0][seed] for seed in values]
+        if k != kinds[0]:
+            check(difference, statistics.mean(differences), statistics.stdev(differences), digits=digits)
+
+
+def test_inference(field_tables):
+    record, (head, *rows) = records("inference-cpu.json")[0], field_tables["inference"]
+    assert len(rows) == 3 * len(record["rows"])
+    for model, batch, by, kat, vit, ratio in rows:
+        row = next(row for row in record["rows"] if (row["model"], str(row["batch"])) == (model, batch))
+        how = {"PyTorch": "", "torch.compile": " compiled", "onnxruntime": " onnxruntime"}[by]
+        check(kat, *(row["ms"][f"KAT{how}"][q] for q in ("p20", "p50", "p80")), digits=2)
+        check(vit, *(row["ms"][f"ViT{how}"][q] for q in ("p20", "p50", "p80")), digits=2)
+        check(ratio, row["ratio"][how.strip() or "eager"], digits=2)

@@ -117,6 +117,16 @@ def test_weights_of_flashkat_and_of_another_image_size_load(tmp_path):
     assert larger.pos_embed.shape == (1, 65, 48) and larger(torch.randn(1, 3, 64, 64)).isfinite().all()
 
 
+@torch.no_grad()
+def test_a_converted_vit_of_timms_goes_on_as_a_registered_kat():
+    vit = timm.create_model("vit_tiny_patch16_224", **SMALL)
+    kat = katlib.from_vit(vit, degrees=(5, 4)).eval()
+    model = create().eval()
+    model.load_state_dict(kat.state_dict(), strict=True)
+    x = torch.randn(2, 3, 32, 32)
+    assert_close(model(x), kat(x))
+
+
 TRAINING = '''
 import sys, timm, torch
 from torch import distributed as dist
@@ -167,7 +177,7 @@ def test_timms_training_runs_on_two_processes(tmp_path):
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert all(torch.equal(value, second["state"][name]) for name, value in first["state"].items())
     assert all(map(torch.equal, *(torch.load(tmp_path / f"gradient{rank}.pt") for rank in range(2))))
-    assert first["losses"][0] != second["losses"][0] and first["losses"][-1] < 0.7 * first["losses"][0]
+    assert first["losses"][0] != second["losses"][0] and first["losses"][-1] < 0.8 * first["losses"][0]
 
 
 def test_the_command_says_how_it_is_used():
