@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import draw_tiny
+from tiny import draw_tiny
 
 from katlib import train as training
 from katlib.checkpoint import load_checkpoint, save_checkpoint
@@ -152,7 +152,7 @@ def test_a_resumed_run_with_the_whole_recipe_too(tiny_data, tmp_path):
 
 RUN = """
 import sys, torch
-from conftest import draw_tiny
+from tiny import draw_tiny
 from test_train import SMALL, EVERYTHING
 from katlib.train import train
 torch.set_num_threads(1)
@@ -193,7 +193,7 @@ def test_a_full_disk_ends_with_a_message_and_a_whole_checkpoint(tmp_path):
     """A limit on the size of files stands in for the disk: it has no room for a checkpoint of 2.6 MB beside the one of before."""
     code = """
 import resource, signal, sys
-from conftest import draw_tiny
+from tiny import draw_tiny
 from test_train import SMALL
 from katlib import cli, train as training
 training.load_cifar10 = lambda progress: draw_tiny()
@@ -277,7 +277,7 @@ def test_what_is_frozen_stays_and_what_is_small_starts_small(tiny_data):
 DISTRIBUTED = """
 import sys, torch
 from torch import distributed
-from conftest import draw_tiny
+from tiny import draw_tiny
 from test_train import SMALL
 from katlib.train import train
 torch.set_num_threads(1)
