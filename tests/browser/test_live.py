@@ -262,7 +262,8 @@ def chosen(box):
 
 
 def agrees_with(box, record):
-    """The numbers of the figure against katlib's and the record's, to 1e-6."""
+    """The numbers of the figure against katlib's and the record's, to 1e-6, once it has been drawn."""
+    box.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     name, group, epoch = chosen(box)
     f, (a, b), start = record["functions"][name], inside.coefficients(record, name, group, epoch), inside.coefficients(record, name, group, 0)
     X = torch.tensor([number(box, "x")], dtype=torch.float64, requires_grad=True)
