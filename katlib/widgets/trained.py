@@ -5,6 +5,7 @@ import re
 
 import traitlets
 
+from katlib.inside import load_record
 from katlib.widgets.explorer import _rule
 from katlib.widgets.live import LiveFigure, source
 
@@ -15,7 +16,8 @@ class TrainedExplorer(LiveFigure):
     """One function of a trained KAT: F over the density of its inputs, its start and its change, with training as a film, and all others beside it.
 
     Args:
-        record: what `katlib.inside.Recorder` recorded, or `katlib.inside.load_record` read.
+        record: what `katlib.inside.Recorder` recorded, or `katlib.inside.load_record` read; by default that of the book's trained KAT, which
+            comes with its repository.
         block, function, group: which function to show first: the number of a block, "act1" or "act2", the number of a group;
             by default the one that has moved most, E|F - start| under the density of its inputs, after the last epoch.
         epoch: a place in record["epochs"], 0 for the start; the last by default.
@@ -27,8 +29,7 @@ class TrainedExplorer(LiveFigure):
         traitlets.TraitError: a block, function, group or epoch that the record does not have.
 
     Example:
-        >>> from katlib.inside import load_record
-        >>> explorer = katlib.TrainedExplorer(load_record())
+        >>> explorer = katlib.TrainedExplorer()
         >>> explorer.block, explorer.function = 0, "act2"
     """
 
@@ -40,7 +41,8 @@ class TrainedExplorer(LiveFigure):
     group = traitlets.Int().tag(sync=True)
     epoch = traitlets.Int().tag(sync=True)
 
-    def __init__(self, record: dict, block: int | None = None, function: str | None = None, group: int | None = None, epoch: int = -1):
+    def __init__(self, record: dict | None = None, block: int | None = None, function: str | None = None, group: int | None = None, epoch: int = -1):
+        record = load_record() if record is None else record
         names = [match for match in map(NAME.fullmatch, record["functions"]) if match]
         sizes = {len(function["moved"][-1]) for function in record["functions"].values()} if record["epochs"] else set()
         if len(names) != len(record["functions"]) or len(sizes) != 1:
