@@ -28,6 +28,7 @@ def by_onnxruntime(model: torch.nn.Module, x: torch.Tensor):
         torch.onnx.export(model, (x,), path, input_names=["images"], dynamo=True, external_data=False, verbose=False)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = torch.get_num_threads()
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")        # its threads would spin on into the next way's turn
         session = onnxruntime.InferenceSession(path.read_bytes(), settings, providers=["CPUExecutionProvider"])
     images = x.numpy()
     return lambda: session.run(None, {"images": images})
