@@ -44,7 +44,7 @@ bench: $(INSTALLED) ## time the kernel and the models, keep the figures in resul
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/inference.py
 
-study: $(INSTALLED) ## train what is missing of chapter 13's runs; all of it takes two hours of two CPU cores
+study: $(INSTALLED) ## train what is missing of chapter 13's runs; all of it takes two hours on two CPU cores
 	$(BIN)/python benchmarks/study.py lr
 	$(BIN)/python benchmarks/study.py run
 	$(BIN)/python benchmarks/study.py cost

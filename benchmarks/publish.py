@@ -1,6 +1,6 @@
-"""Makes the model that comes with katlib from a run: python benchmarks/publish.py RUN, a folder that `benchmarks/publish.py --train` filled.
+"""Makes the model that comes with katlib: trains it into a folder, then publishes what the folder holds.
 
-    python benchmarks/publish.py --train runs/kat-cifar10       trains it, 15 epochs, an hour of two CPU cores; goes on where it was stopped
+    python benchmarks/publish.py --train runs/kat-cifar10       trains it, 15 epochs, an hour of one CPU core; goes on where it was stopped
     python benchmarks/publish.py runs/kat-cifar10               writes katlib/weights/kat-cifar10.safetensors, results/cifar-nano-grkan-seed0-15epochs.json
                                                                 and results/inside-kat-cifar10.json
 """

@@ -113,7 +113,7 @@ def prepare(images: Tensor, labels: Tensor, config: Config, generator: torch.Gen
 
 
 class Average:
-    """An exponential moving average of a model's weights, the copy `model` of which is evaluated. The decay rises from 0.1 to `decay`, so that
+    """An exponential moving average of a model's weights, the copy `model` of which is evaluated. The decay of step t is (1 + t) / (10 + t), up to `decay`, so that
     the first weights are soon forgotten."""
 
     def __init__(self, model: nn.Module, decay: float):

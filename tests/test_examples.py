@@ -75,8 +75,8 @@ def test_an_example_is_a_script(example):
 def test_the_stored_records_are_whole(name, kinds):
     record = json.loads((ROOT / "results" / f"example-{name}.json").read_text())
     runs = {(row.get("activation") or row["mlp"], row["seed"]) for row in record["rows"]}
-    assert runs == {(kind, seed) for kind in kinds for seed in range(3)} and len(record["rows"]) == len(runs)
-    assert not record["commit"].endswith("+") and record["commit"] != "unknown" and record["steps"] >= 300
+    assert runs == {(kind, seed) for kind in kinds for seed in range(5)} and len(record["rows"]) == len(runs)
+    assert not record["commit"].endswith("+") and record["commit"] != "unknown" and record["steps"] == 1000
 
 
 @torch.no_grad()

@@ -69,7 +69,9 @@ def test_the_workflows_run_what_exists(path):
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_lowest_python_can_read_it(path):
     import ast
-    ast.parse(path.read_text(), feature_version=(3, 10))
+    assert ast.parse(path.read_text(), feature_version=(3, 10)).body is not None
+    with pytest.raises(SyntaxError):                                    # 3.11's syntax is told
+        ast.parse("try:\n    pass\nexcept* ValueError:\n    pass", feature_version=(3, 10))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
