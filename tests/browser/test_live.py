@@ -47,6 +47,16 @@ def drag(page, handle, dx, dy):
     page.mouse.up()
 
 
+def finger(page, handle, dx, dy):
+    """As `drag`, on a touch screen."""
+    handle.scroll_into_view_if_needed()
+    circle = handle.locator(".dot").bounding_box()
+    x, y = circle["x"] + circle["width"] / 2, circle["y"] + circle["height"] / 2
+    touch = page.context.new_cdp_session(page)
+    for kind, points in (("Start", [{"x": x, "y": y}]), ("Move", [{"x": x + dx, "y": y + dy}]), ("End", [])):
+        touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+
 def curve(box, style):
     return box.locator(f"path.curve.{style}").first.get_attribute("d")
 
@@ -158,13 +168,7 @@ def test_a_finger_drags_without_scrolling_the_page_and_a_phone_shows_all(open_pa
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert box.locator('.knob[data-name="a1"]').evaluate("node => getComputedStyle(node).touchAction") == "none"
     handle = box.locator('.knob[data-name="a1"]')
-    handle.scroll_into_view_if_needed()
-    circle = handle.locator(".dot").bounding_box()
-    x, y = circle["x"] + 7, circle["y"] + 7
-    touch = page.context.new_cdp_session(page)
-    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x, "y": y - 20}]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    finger(page, handle, 0, -20)
     a, _ = agrees(box)
     assert a[1] > 1.2
 
@@ -353,13 +357,7 @@ def test_the_trained_kat_fits_a_phone_and_a_finger_moves_the_epoch(trained):
     page, box, record = trained(width=390, height=844, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     handle = box.locator('.knob[data-name="epoch"]')
-    handle.scroll_into_view_if_needed()
-    circle = handle.locator(".dot").bounding_box()
-    x, y = circle["x"] + 7, circle["y"] + 7
-    touch = page.context.new_cdp_session(page)
-    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x - 120, "y": y}]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    finger(page, handle, -120, 0)
     assert agrees_with(box, record)[2] < len(record["epochs"]) - 2
     tile = box.locator('.tile[data-place="0 act1 0"]')
     tile.scroll_into_view_if_needed()
