@@ -37,6 +37,23 @@ def test_a_grkan_mlp_is_two_of_them():
     assert [name for name, _ in katlib.GRKANMlp(16).named_children()] == ["act1", "drop1", "fc1", "act2", "drop2", "fc2"]
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_under_autocast_both_functions_compute_in_the_half_type(half):
+    mlp, x = katlib.GRKANMlp(32, 64), torch.randn(5, 7, 32)
+    seen = []
+    for act in (mlp.act1, mlp.act2):
+        act.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", half):
+        y = mlp(x)
+        assert katlib.GRKAN(32, 16)(x).dtype == half
+        with torch.autocast("cpu", enabled=False):
+            assert mlp(x).dtype == torch.float32
+    assert seen == [(half, half)] * 2 + [(torch.float32, torch.float32)] * 2
+    assert_close(y.float(), mlp(x), atol=0.05, rtol=0.05)
+    y.float().square().mean().backward()
+    assert all(p.grad.dtype == torch.float32 for p in mlp.parameters())
+
+
 def test_dropout_drops_while_training():
     mlp = katlib.GRKANMlp(64, drop=0.5)
     x = torch.randn(8, 64)

@@ -191,13 +191,13 @@ def test_the_address_is_written_everywhere_and_taken_back(tmp_path, monkeypatch)
 
 def test_no_module_is_long_and_the_package_can_be_read_in_an_evening():
     """The part to read; beside it how CUDA sources are compiled, launched and measured, the live figures, the ways in and out of other people's
-    programs, and what the book's pages and the command line need, all of which no chapter builds."""
+    programs and what runs cost, and what the book's pages and the command line need, none of which is needed to read on."""
     lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "katlib").rglob("*") if path.suffix in (".py", ".cpp", ".cu", ".js")}
     assert max(lines.values()) <= 250, lines
     of = {part: sum(n for path, n in lines.items() if part in path.parts) for part in ("katlib", "cuda", "widgets")}
     field, pages = (sum(lines[ROOT / "katlib" / f"{name}.py"] for name in names) for names in (
-        ("pretrained", "timm", "convert"), ("cli", "tables", "inside")))
-    assert field <= 550 and pages <= 450 and of["cuda"] <= 900 and of["widgets"] <= 1100, (field, pages, of)
+        ("pretrained", "timm", "convert", "cost"), ("cli", "tables", "inside")))
+    assert field <= 700 and pages <= 450 and of["cuda"] <= 900 and of["widgets"] <= 1100, (field, pages, of)
     assert of["katlib"] - of["cuda"] - of["widgets"] - field - pages <= 2450, of
 
 
