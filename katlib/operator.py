@@ -2,8 +2,8 @@
 
     katlib::rational(x, a, b) -> y                              katlib::rational_backward(g, x, a, b) -> (dx, da, db)
 
-with contiguous x, g, y and dx (rows, G, span), a (G, m + 1) and b (G, n); a and b are float64 if x is, else float32. CPU tensors go to
-`katlib.cpu`, CUDA tensors to `katlib.cuda`; where those cannot serve, and on any other device, the reference in PyTorch runs. The backward stores x and the
+with contiguous x, g, y and dx (rows, G, span), a (Ga, m + 1) and b (Gb, n) for divisors Ga and Gb of G, whose rows are shared by neighbouring groups;
+a and b are float64 if x is, else float32. CPU tensors go to `katlib.cpu`, CUDA tensors to `katlib.cuda`; where those cannot serve, and on any other device, the reference in PyTorch runs. The backward stores x and the
 coefficients alone. Derivatives of second and higher order go through the reference.
 """
 
@@ -66,7 +66,8 @@ def _(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _fold(batch: int, tensors, dims) -> list[Tensor]:
-    """For vmap: puts the mapped dimension into the groups, so that each sample's groups are groups of their own."""
+    """For vmap: puts the mapped dimension into the groups, so that each sample's groups are groups of their own. Which share a row of coefficients stays
+    as it is, since both become as many times as many."""
     tensors = [t.expand(batch, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims)]
     return [(t.transpose(0, 1).flatten(1, 2) if t.ndim == 4 else t.flatten(0, 1)).contiguous() for t in tensors]
 
@@ -126,15 +127,13 @@ def grouped_shape(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -
 
 
 def grouped(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x as (rows, G, span) with one a (G, m + 1) and one b (G, n) for each of the G groups.
+    """x as (rows, G, span), the coefficients in the type that is computed in.
 
     In a contiguous tensor a group of neighbouring channels is one contiguous span, whatever follows the channel dimension, so
     (..., C) and (N, C, H, W) become the same three numbers. G is the least common multiple of the two group counts.
     """
-    shape = _, G, _ = grouped_shape(x, numerator, denominator, dim)
     dtype = torch.promote_types(x.dtype, torch.float32)                     # float16 and bfloat16 are computed in float32
-    a, b = (c.to(dtype) if c.shape[0] == G else c.to(dtype).repeat_interleave(G // c.shape[0], 0) for c in (numerator, denominator))
-    return x.reshape(shape), a, b
+    return x.reshape(grouped_shape(x, numerator, denominator, dim)), numerator.to(dtype), denominator.to(dtype)
 
 
 def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
@@ -143,7 +142,7 @@ def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Ten
     if torch.onnx.is_in_onnx_export():                                      # ONNX has no such operator, so it gets what ours is made of
         return evaluate(parts.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
     apply = FORWARD if torch.compiler.is_compiling() else _Rational.apply
-    return apply(parts.contiguous(), a, b).reshape(x.shape)
+    return apply(parts.contiguous(), a.contiguous(), b.contiguous()).reshape(x.shape)
 
 
 # whether torch.func transforms what runs now, as torch's own autograd.Function asks it; how many modes wait for each call of the dispatcher
@@ -183,9 +182,7 @@ class _Whole(torch.autograd.Function):
         parts, a, b = grouped(x, *coefficients, ctx.dim)
         pull_back = BACKWARD if plain else _RationalBackward.apply
         dx, *sums = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
-        da, db = (s.to(c.dtype) if s.shape == c.shape else s.view(len(c), len(s) // len(c), c.shape[1]).sum(1).to(c.dtype)
-                  for s, c in zip(sums, coefficients))
-        return dx.view(x.shape), da, db, None
+        return dx.view(x.shape), *(s.to(c.dtype) for s, c in zip(sums, coefficients)), None
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:

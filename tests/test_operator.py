@@ -23,6 +23,9 @@ def test_opcheck(dtype):
     torch.library.opcheck(torch.ops.katlib.rational.default, grouped(dtype))
     torch.library.opcheck(torch.ops.katlib.rational.default, grouped(dtype, rows=0, requires_grad=False))
     torch.library.opcheck(torch.ops.katlib.rational_backward.default, (torch.randn(3, 4, 5).to(dtype), *grouped(dtype)))
+    x, a, b = grouped(dtype)
+    torch.library.opcheck(torch.ops.katlib.rational.default, (x, a[:1].detach().requires_grad_(), b[:2].detach().requires_grad_()))      # groups that share rows
+    torch.library.opcheck(torch.ops.katlib.rational_backward.default, (torch.randn(3, 4, 5).to(dtype), x, a[:2].detach().requires_grad_(), b[:1].detach().requires_grad_()))
 
 
 @pytest.mark.parametrize("mlp", ["grkan", "mlp"])
