@@ -123,7 +123,7 @@ def learning_curves(runs: list[dict], quantity: str = "test_accuracy") -> Figure
     ax.set(xlabel="epoch", ylabel=quantity.replace("_", " "))
     ax.xaxis.get_major_locator().set_params(integer=True)
     if quantity.endswith("accuracy"):
-        ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=None))      # 37.5% is not written 38%
+        ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     return fig
 
 

@@ -238,6 +238,20 @@ def test_figures_ask_for_a_caption_and_an_alt_text_and_are_the_same_every_time()
             plot.figure(drawings[0], caption, alt)
 
 
+def test_the_ticks_of_an_axis_say_where_they_are():
+    from katlib import plot
+    runs = [{"mlp": "grkan", "epochs": [{"epoch": i, "test_accuracy": accuracy} for i, accuracy in enumerate((0.34, 0.52))]}]
+    fig = plot.learning_curves(runs)
+    plot.svg(fig)
+    ticks = fig.axes[0].get_yticks()
+    assert len(ticks) > 3 and [float(label.get_text().rstrip("%")) / 100 for label in fig.axes[0].get_yticklabels()] == pytest.approx(ticks)
+    fig = plot.functions([0.2, 100.0], {"speed": [15.0, 70.0]}, xscale="log", yscale="log")
+    plot.svg(fig)
+    axis = fig.axes[0].yaxis
+    shown = [label.get_text() for label in axis.get_ticklabels(minor=True) + axis.get_ticklabels() if label.get_text()]
+    assert {"20", "30"} <= set(shown) and all(re.fullmatch(r"[\d.]+", text) for text in shown)
+
+
 def test_the_readme_picture_is_the_one_that_the_code_draws_from_the_stored_run():
     import matplotlib
     pinned = pins((ROOT / "constraints.txt").read_text().splitlines())["matplotlib"]
