@@ -155,6 +155,7 @@ def test_the_copy_for_class_has_every_exercise_and_no_solution(notebook):
     assert "Right" not in outputs
     folded = {"cells": [{"cell_type": "markdown", "metadata": {}, "source": ["Ask.\n", "```{dropdown} A solution\n", "secret\n", "```\n", "Go on.\n"]}]}
     assert "".join(tool.without_solutions(folded)["cells"][0]["source"]) == "Ask.\nGo on.\n"
+    assert "](../" not in "".join(after)                                # it goes to class alone
 
 
 def test_long_drawings_are_folded_so_that_the_page_can_be_read(notebook):
