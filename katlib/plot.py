@@ -89,6 +89,10 @@ def functions(x, curves: dict, xlabel: str = "x", ylabel: str = "", ylim=None, d
     lines = {label: ax.plot(x, torch.as_tensor(y).tolist(), linestyle="--" if label in dashed else "-", marker=marker, markersize=4)[0]
              for label, y in curves.items()}
     ax.set_ylim(ylim)
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        if axis.get_scale() == "log" and 0.001 < low < high < 10_000:       # 20 and 30, not 2 x 10^1 and 3 x 10^1
+            axis.set_major_formatter(matplotlib.ticker.LogFormatter())
+            axis.set_minor_formatter(matplotlib.ticker.LogFormatter())
     label_ends(ax, lines)
     return fig
 
@@ -119,7 +123,7 @@ def learning_curves(runs: list[dict], quantity: str = "test_accuracy") -> Figure
     ax.set(xlabel="epoch", ylabel=quantity.replace("_", " "))
     ax.xaxis.get_major_locator().set_params(integer=True)
     if quantity.endswith("accuracy"):
-        ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     return fig
 
 

@@ -40,6 +40,14 @@ def device_name(device: torch.device) -> str:
     return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
 
 
+def say_device(with_gpu: str, without: str) -> None:
+    """Prints in one line which device was found and what a notebook does on it: `with_gpu` on a GPU, `without` on a processor."""
+    if torch.cuda.is_available():
+        return print(f"{torch.cuda.get_device_name()}: {with_gpu}.")
+    threads = torch.get_num_threads()
+    print(f"No GPU, {threads} CPU thread{'s' * (threads > 1)}: {without}. With a GPU: {with_gpu}.")
+
+
 def git_commit() -> str:
     """The commit that this package was run from, or "unknown"; "+" marks changes that are not committed."""
     if not (FOLDER.parent / ".git").exists():

@@ -155,6 +155,7 @@ def test_the_copy_for_class_has_every_exercise_and_no_solution(notebook):
     assert "Right" not in outputs
     folded = {"cells": [{"cell_type": "markdown", "metadata": {}, "source": ["Ask.\n", "```{dropdown} A solution\n", "secret\n", "```\n", "Go on.\n"]}]}
     assert "".join(tool.without_solutions(folded)["cells"][0]["source"]) == "Ask.\nGo on.\n"
+    assert "](../" not in "".join(after)                                # it goes to class alone
 
 
 def test_long_drawings_are_folded_so_that_the_page_can_be_read(notebook):
@@ -162,6 +163,32 @@ def test_long_drawings_are_folded_so_that_the_page_can_be_read(notebook):
         source = "".join(cell["source"])
         if cell["cell_type"] == "code" and "plot.figure(" in source and source.count("\n") > 14:
             assert "hide-input" in cell["metadata"]["tags"], source[:200]
+
+
+def test_a_notebook_that_uses_a_gpu_says_which_it_found_and_what_it_does_there(notebook, request):
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    if not any("torch.cuda.is_available()" in "".join(cell["source"]) for cell in code):
+        return
+    if request.node.callspec.id == "15_from_vit":
+        pytest.skip("chapter 15 is being written anew")
+    says = code[1]                                                      # the imports, behind the installation
+    assert "say_device(" in "".join(says["source"]) and "nbval-check-output" not in says["metadata"].get("tags", [])
+    assert len(says["outputs"]) == 1 and re.fullmatch(r"(No GPU, \d+ CPU threads?: .+\. With a GPU|NVIDIA .+): .+\.\n", "".join(says["outputs"][0]["text"]))
+    assert len("".join(says["outputs"][0]["text"])) < 150
+
+
+def test_the_device_is_said_in_one_line(monkeypatch, capsys):
+    import torch
+    from katlib.results import say_device
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        say_device("all images", "2,500 images")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    say_device("all images", "2,500 images")
+    assert capsys.readouterr().out.splitlines() == ["No GPU, 1 CPU thread: 2,500 images. With a GPU: all images.",
+                                                    "No GPU, 2 CPU threads: 2,500 images. With a GPU: all images.", "NVIDIA H100 80GB HBM3: all images."]
 
 
 def test_key_numbers_are_compared(notebook):
@@ -210,6 +237,20 @@ def test_figures_ask_for_a_caption_and_an_alt_text_and_are_the_same_every_time()
     for caption, alt in (("", "x"), ("x", " ")):
         with pytest.raises(ValueError, match="caption"):
             plot.figure(drawings[0], caption, alt)
+
+
+def test_the_ticks_of_an_axis_say_where_they_are():
+    from katlib import plot
+    runs = [{"mlp": "grkan", "epochs": [{"epoch": i, "test_accuracy": accuracy} for i, accuracy in enumerate((0.34, 0.52))]}]
+    fig = plot.learning_curves(runs)
+    plot.svg(fig)
+    ticks = fig.axes[0].get_yticks()
+    assert len(ticks) > 3 and [float(label.get_text().rstrip("%")) / 100 for label in fig.axes[0].get_yticklabels()] == pytest.approx(ticks)
+    fig = plot.functions([0.2, 100.0], {"speed": [15.0, 70.0]}, xscale="log", yscale="log")
+    plot.svg(fig)
+    axis = fig.axes[0].yaxis
+    shown = [label.get_text() for label in axis.get_ticklabels(minor=True) + axis.get_ticklabels() if label.get_text()]
+    assert {"20", "30"} <= set(shown) and all(re.fullmatch(r"[\d.]+", text) for text in shown)
 
 
 def test_the_readme_picture_is_the_one_that_the_code_draws_from_the_stored_run():

@@ -48,7 +48,7 @@ def link(c: dict, text: str = "") -> str:
 
 
 def duration(seconds: int) -> str:
-    return f"{seconds} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    return f"{seconds}\N{NO-BREAK SPACE}s" if seconds < 100 else f"{seconds / 60:.1f}\N{NO-BREAK SPACE}min"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -96,7 +96,10 @@ class Plan(SphinxDirective):
             if chosen:
                 rows.append([day, " <br> ".join(f"{link(c)} {c['question']}" for c in chosen), duration(sum(c["seconds"] for c in chosen)),
                              " <br> ".join(f"{number} {name}" for c in chosen for number, name in c["exercises"]), task.strip()])
-        return self.parse_text_to_nodes(table(["day", "chapters", "run for", "exercises", "in class"], rows).replace(" <br> ", "; "))
+        found = self.parse_text_to_nodes(table(["day", "chapters", "run for", "exercises", "in class"], rows).replace(" <br> ", "; "))
+        for node in found:
+            node["classes"].append("prose")
+        return found
 
 
 class Needs(SphinxDirective):

@@ -93,7 +93,8 @@ def picture() -> None:
 
 
 def without_solutions(notebook: dict) -> dict:
-    """A notebook for class: without the solutions of its exercises, and with the outputs of nothing after the first of them."""
+    """A notebook for class: without the solutions of its exercises, without links to pages that do not come with it, and with the outputs of
+    nothing after the first exercise."""
     cells, exercises = [], False
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
@@ -101,6 +102,7 @@ def without_solutions(notebook: dict) -> dict:
             continue
         if cell["cell_type"] == "markdown":                             # a solution in words, folded on the page
             source = re.sub(r"^(`{3,}|:{3,})\{dropdown\} [^\n]*[Ss]olution.*?^\1$\n?", "", source, flags=re.M | re.S)
+            source = re.sub(r"\[([^\]]+)\]\(\.\./book/[^)]*\)", r"\1", source)
             cell = cell | {"source": source.splitlines(keepends=True)}
         exercises |= bool(re.search(r"^### \d+\.\d+ ", source, re.M))
         if exercises and cell["cell_type"] == "code":

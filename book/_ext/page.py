@@ -1,5 +1,5 @@
-"""Mends the pages after they are written: what a screen reader is told, how much a first visit has to load, and that live figures are drawn
-by katlib's present code, whichever drew them when their notebook was last run."""
+"""Mends the pages after they are written: what a screen reader is told, what a fold says that it hides, where a line may not break, how much a
+first visit has to load, and that live figures are drawn by katlib's present code, whichever drew them when their notebook was last run."""
 
 import importlib
 import json
@@ -17,12 +17,31 @@ MENDED = [
     (r'(<div class="citation" id="[^"]*") role="doc-biblioentry"', r"\1"),
     # A signature's arguments, each on a line of its own: a list of definitions without terms.
     (r'<dl>\s*((?:<dd><em class="sig-param">.*?</dd>\s*|<dd>(?:(?!</dd>|<dt).)*</dd>\s*)+)</dl>', lambda m: lines_of_signature(m[1])),
+    (r'<details class="admonition hide above-input">.*?</details>', lambda m: told_fold(m[0])),
+    # A formula and the sign before or behind it stay on one line, which a browser would not know; so does a short piece of code.
+    (r'([(\[“"]*)(<span class="math notranslate nohighlight">[^<]*</span>)([^\s<]{1,3}(?=[\s<]))?', lambda m: unbroken(m[0]) if m[1] or m[3] else m[0]),
+    (r'<code class="docutils literal notranslate">(?:<span class="pre">[^<]*</span>\s*)+</code>', lambda m: unbroken(m[0]) if 1 < len(re.sub("<.*?>", "", m[0])) <= 22 else m[0]),
+    (r'(?<=<span class="pre">)[\w.]{23,}(?=</span></code>)', lambda m: m[0].replace(".", ".<wbr>")),
+    # A table's caption may be narrower than the table; a number, an interval or a name in it is not torn in two.
+    (r'(<table[^>]*class="katlib-table"[^>]*><caption>)(.*?)(</caption>)', r'\1<span class="caption-text">\2</span>\3'),
+    (r"<td>([\d\s.,±×x()%+−-]+(?: to [\d\s.,+−-]+\)?)?|[^<]{1,13})</td>", r'<td class="unbroken">\1</td>'),
 ]
+FOLDS = {"# @title Solution": "the solution", "# Installs katlib": "the set-up", "plot.figure(": "the drawing's code", "": "the code"}
 ICON = re.compile(r'(?:"([a-z0-9-]+)"|([a-z0-9]+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
 
 
 def lines_of_signature(entries: str) -> str:
     return '<span class="sig-lines">' + re.sub(r"<(/?)dd>", r"<\1span>", entries).replace("<span>", '<span class="sig-line">') + "</span>"
+
+
+def told_fold(fold: str) -> str:
+    """A folded cell whose two prompts say what is in it."""
+    code = re.sub("<.*?>", "", fold[fold.index("</summary>"):])
+    return fold.replace("code cell source</p>", f"{next(what for mark, what in FOLDS.items() if mark in code)}</p>")
+
+
+def unbroken(text: str) -> str:
+    return f'<span class="unbroken">{text}</span>'
 
 
 def mended(page: str) -> str:

@@ -59,7 +59,10 @@ def one_page(pages: list[str]) -> str:
     """The whole book as one HTML page, in the frame of its first page, beside which it has to lie."""
     frame = (HTML / pages[0]).read_text(encoding="utf-8")
     titles = [re.sub("<.*?>", "", re.search(r"<h1>(.*?)(?:<a class=\"headerlink\".*?)?</h1>", (HTML / page).read_text(encoding="utf-8"), re.S)[1]) for page in pages]
-    contents = "".join(f'<li><a href="#{slug(page)}">{title}</a></li>' for page, title in zip(pages, titles))
+    titled, contents = dict(zip(pages, ["About this book", *titles[1:]])), ""
+    for caption, file in re.findall(r"caption: (.+)|(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8")):
+        page = f"{file}.html"
+        contents += f"<li class='printed-part'>{caption}</li>" if caption else f'<li><a href="#{slug(page)}">{titled[page]}</a></li>' if page in titled else ""
     contents = f'<nav class="printed-contents"><p class="printed-title">{titles[0]}</p><ul>{contents}</ul></nav>'
     articles = contents + "".join(article(page, pages) for page in pages)
     head, rest = frame.split('<article class="bd-article"', 1)
@@ -85,7 +88,8 @@ def print_book(out: Path, browser, pages: list[str] = PAGES) -> None:
         page.wait_for_function(READY)
         page.evaluate("""() => { Object.assign(document.documentElement.dataset, { theme: 'light', mode: 'light' });
             document.querySelectorAll('a.headerlink, #jb-print-docs-body').forEach((node) => node.remove());       // the theme's title and contents of one page
-            for (const fold of document.querySelectorAll('details')) if (/@title Solution/.test(fold.textContent) || fold.matches('.sd-dropdown')) fold.open = true; }""")
+            for (const fold of document.querySelectorAll('details')) if (/@title Solution/.test(fold.textContent) || fold.matches('.sd-dropdown')) fold.open = true;
+            document.querySelectorAll('details.hide .expanded').forEach((node) => node.textContent = 'A solution'); }""")
         out.parent.mkdir(parents=True, exist_ok=True)
         number = '<div style="font-size: 8px; width: 100%; text-align: center"><span class="pageNumber"></span></div>'
         page.pdf(path=str(out), format="A4", scale=0.85, print_background=True, display_header_footer=True, header_template="<span></span>", footer_template=number,

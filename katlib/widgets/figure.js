@@ -196,7 +196,10 @@ function button(text, onclick, attributes = {}) { return element("button", { typ
 function field(label, set, step = 0.01) {
   const input = element("input", { type: "number", step, "aria-label": label, oninput: () => Number.isFinite(input.valueAsNumber) && set(input.valueAsNumber) });
   const node = element("label", { class: "field" }, label, input);
-  return { node, show: (value) => { if (document.activeElement !== input || input.valueAsNumber !== value) input.value = +value.toPrecision(12); } };
+  return { node, show: (value) => {
+    input.dataset.value = value;
+    if (document.activeElement !== input || input.valueAsNumber !== value) input.value = +value.toFixed(7);
+  } };
 }
 
 // A named result: text to read, and the exact number in data-value.

@@ -33,7 +33,9 @@ def number(box, key):
 def coefficients(box, letter):
     box.page.wait_for_timeout(60)
     fields = box.locator("label.field").filter(has_text=re.compile(rf"^{letter}\d$"))
-    return torch.tensor([float(fields.nth(i).locator("input").input_value()) for i in range(fields.count())], dtype=torch.float64)
+    exact, shown = ([float(v) for v in fields.locator("input").evaluate_all(f"fields => fields.map((field) => {what})")] for what in ("field.dataset.value", "field.value"))
+    assert shown == pytest.approx(exact, abs=1e-7)                      # to the digits that the field has room for
+    return torch.tensor(exact, dtype=torch.float64)
 
 
 def drag(page, handle, dx, dy):

@@ -61,7 +61,7 @@ def test_maths_is_rendered(shown):
         [...document.querySelectorAll('.math')].filter((m) => m.querySelector('mjx-container, svg, math')).length,
         document.querySelectorAll('mjx-merror, [data-mjx-error], .MathJax_Error').length]""")
     assert drawn == written and not wrong
-    assert not re.search(r"(?<!\\)\$[a-zA-Z\\][^$\n]{0,60}\$|\\\(|\\frac", shown.locator("main .bd-article").evaluate(
+    assert not re.search(r"(?<!\\)\$[a-zA-Z\\|\[][^$\n]{0,60}\$|\\\(|\\frac", shown.locator("main .bd-article").evaluate(
         "node => { node = node.cloneNode(true); node.querySelectorAll('pre, code, .math, script, style, mjx-container').forEach((n) => n.remove()); return node.textContent; }"))
 
 
@@ -110,6 +110,57 @@ def test_no_width_scrolls_sideways(shown):
             assert not too_wide(shown), width
     finally:
         shown.set_viewport_size({"width": WIDTHS[0], "height": 900})
+
+
+# Lines that a reader finds torn: an anchor on a line of its own, a formula and its comma, a short piece of code, a number in a table.
+TORN = """() => { const box = (node, from, to) => { const r = document.createRange(); r.setStart(node, from); r.setEnd(node, to); return r.getBoundingClientRect(); };
+    const seen = (selector) => [...document.querySelectorAll(`.bd-article ${selector}`)].filter((n) => n.checkVisibility());
+    const torn = [];
+    for (const heading of seen(':is(h1, h2, h3)')) {
+        const words = document.createRange(); words.setStart(heading, 0); words.setEndBefore(heading.querySelector('.headerlink') ?? heading.lastChild);
+        if (heading.getBoundingClientRect().bottom - words.getBoundingClientRect().bottom > 20) torn.push(`an empty line below ${heading.textContent}`);
+    }
+    for (const formula of seen('span.math')) {
+        const here = formula.getBoundingClientRect(), [before, after] = [formula.previousSibling, formula.nextSibling];
+        if (/^[^\\s\\w-]/.test(after?.data ?? '') && box(after, 0, 1).top > here.bottom - 2) torn.push(`${formula.textContent} | ${after.data.slice(0, 12)}`);
+        if (/[(\\[“]$/.test(before?.data ?? '') && box(before, before.length - 1, before.length).bottom < here.top + 2) torn.push(`${before.data.slice(-12)} | ${formula.textContent}`);
+    }
+    for (const code of seen(':is(p, li) code')) if (code.textContent.length <= 20 && code.getClientRects().length > 1) torn.push(code.textContent);
+    for (const cell of seen('.katlib-table td')) if (/^[−+]?[\\d.]+( ± [\\d.]+)?$/.test(cell.textContent) && box(cell, 0, 1).height > 30) torn.push(cell.textContent);
+    return torn; }"""
+# What is out of sight: a printed line or a table wider than its column, a caption that goes on beyond the window, a field that shows a part of its number.
+HIDDEN = """() => { const wide = innerWidth >= 1200, hidden = [];
+    for (const printed of document.querySelectorAll('.bd-article :is(.cell_output pre, dl.py pre)')) if (wide && printed.scrollWidth > printed.clientWidth + 1) hidden.push(printed.textContent);
+    for (const table of document.querySelectorAll('.bd-article .katlib-table')) if (wide && table.scrollWidth > table.parentElement.clientWidth + 1) hidden.push(table.textContent);
+    for (const caption of document.querySelectorAll('.bd-article :is(.caption-text, figcaption)')) if (caption.getBoundingClientRect().right > innerWidth) hidden.push(caption.textContent);
+    for (const field of document.querySelectorAll('.katlib-live input[type="number"]')) if (field.scrollWidth > field.clientWidth) hidden.push(field.value);
+    return hidden.map((text) => text.slice(0, 160)); }"""
+
+
+def test_no_line_is_torn_and_nothing_is_out_of_sight(shown):
+    try:
+        for width in WIDTHS:
+            shown.set_viewport_size({"width": width, "height": 900})
+            shown.wait_for_timeout(80)
+            assert not shown.evaluate(TORN), width
+            assert not shown.evaluate(HIDDEN), width
+    finally:
+        shown.set_viewport_size({"width": WIDTHS[0], "height": 900})
+
+
+def test_torn_lines_would_be_found(browser):
+    page = browser.new_page(viewport={"width": 300, "height": 600})
+    page.set_content("""<article class="bd-article" style="width: 100px; font: 16px monospace"><h2>ten signs .<a class="headerlink" style="display: block">#</a></h2>
+        <p>aaaaa <span class="math" style="display: inline-block; width: 40px">x</span>, and <code>a b</code></p><p>aaaaaaa <code>b c d</code></p>
+        <table class="katlib-table" style="width: 20px"><tr><td>1.5 ± 0.2</td></tr></table></article>""")
+    found = page.evaluate(TORN)
+    page.close()
+    assert len(found) == 4 and found[1] == "x | , and " and found[2:] == ["b c d", "1.5 ± 0.2"], found
+
+
+def test_a_fold_says_what_it_hides(shown):
+    folds = shown.evaluate("() => [...document.querySelectorAll('details.hide')].map((fold) => [fold.querySelector('.collapsed').textContent, fold.querySelector('pre').textContent])")
+    assert not [said for said, code in folds if (said == "Show the solution") != code.startswith("# @title Solution") or "cell source" in said]
 
 
 def test_the_page_is_light(path, shown):

@@ -37,3 +37,16 @@ def test_two_pages_are_printed_with_an_outline(browser, tmp_path):
     assert data.startswith(b"%PDF-") and b"/Outlines" in data and b"/StructTreeRoot" in data       # bookmarks, and tags for screen readers
     assert len(re.findall(rb"/Type\s*/Page\b", data)) > 6
     assert not (pdf.HTML / "book" / "whole-book.html").exists()
+
+
+def test_what_is_unfolded_is_there_at_once_and_long_tables_go_on_over_the_page(open_page):
+    page = open_page("notebooks/16_limits.html")
+    page.emulate_media(media="print")
+    seen = page.evaluate("""() => { const folds = [...document.querySelectorAll('details.hide')];
+        folds.forEach((fold) => { fold.open = true; });
+        return folds.map((fold) => getComputedStyle(fold.querySelector('.cell_input')).opacity); }""")
+    assert len(seen) >= 2 and set(seen) == {"1"}
+    page.wait_for_function("document.querySelector('.katlib-table')")
+    around = page.evaluate("""() => { const found = []; for (let node = document.querySelector('.katlib-table'); !node.matches('article'); node = node.parentElement)
+        found.push(getComputedStyle(node)); return found.map((style) => [style.overflowX, style.breakInside, style.containerType]); }""")
+    assert {tuple(style) for style in around} == {("visible", "auto", "normal")}

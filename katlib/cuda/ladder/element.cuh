@@ -16,7 +16,8 @@ __device__ inline float rational(float x, const float *a, const float *b) {
     return P / (1 + Q);
 }
 
-__device__ inline float gradients(float g, float x, const float *a, const float *b, float (&terms)[COEFFICIENTS]) {
+__device__ inline float gradients(float g, float x, const float *a, const float *b,
+                                  float (&terms)[COEFFICIENTS]) {
     float P = a[M], dP = 0, Q = 0, dQ = 0, z = fabs(x);
     for (int i = M - 1; i >= 0; i--) {
         dP = dP * x + P;

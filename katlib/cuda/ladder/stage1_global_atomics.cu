@@ -12,7 +12,8 @@ extern "C" __global__ void forward(const TYPE *x, const float *a, const float *b
     y[i] = TYPE(rational(float(x[i]), a + group * (M + 1), b + group * N));
 }
 
-extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b, TYPE *dx, float *da, float *db,
+extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b,
+                                    TYPE *dx, float *da, float *db,
                                     long long rows, long long groups, long long span) {
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= rows * groups * span) return;

@@ -8,13 +8,16 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
     const long long group = blockIdx.x, stride = (long long)gridDim.y * blockDim.x;
     __shared__ float sums[COEFFICIENTS];
     if (threadIdx.x < COEFFICIENTS) sums[threadIdx.x] = 0;
-    __syncthreads();                                                    // nobody adds before the zeros are there
-    for (long long number = (long long)blockIdx.y * blockDim.x + threadIdx.x; number < rows * span; number += stride) {
+    __syncthreads();                            // nobody adds before the zeros are there
+    const long long first = (long long)blockIdx.y * blockDim.x + threadIdx.x;
+    for (long long number = first; number < rows * span; number += stride) {
         const long long i = place(number, groups, span);
         float terms[COEFFICIENTS];
-        dx[i] = TYPE(gradients(float(g[i]), float(x[i]), a + group * (M + 1), b + group * N, terms));
+        const float *A = a + group * (M + 1), *B = b + group * N;
+        dx[i] = TYPE(gradients(float(g[i]), float(x[i]), A, B, terms));
         for (int k = 0; k < COEFFICIENTS; k++) atomicAdd(&sums[k], terms[k]);
     }
-    __syncthreads();                                                    // all have added
-    if (threadIdx.x < COEFFICIENTS) atomicAdd(destination(da, db, group, threadIdx.x), sums[threadIdx.x]);
+    __syncthreads();                            // all have added
+    if (threadIdx.x < COEFFICIENTS)
+        atomicAdd(destination(da, db, group, threadIdx.x), sums[threadIdx.x]);
 }

@@ -9,7 +9,8 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
     float numerator[M + 1], denominator[N + 1], sums[COEFFICIENTS] = {}, terms[COEFFICIENTS];
     for (int i = 0; i <= M; i++) numerator[i] = a[group * (M + 1) + i];
     for (int j = 0; j < N; j++) denominator[j] = b[group * N + j];
-    for (long long number = (long long)blockIdx.y * blockDim.x + threadIdx.x; number < rows * span; number += stride) {
+    const long long first = (long long)blockIdx.y * blockDim.x + threadIdx.x;
+    for (long long number = first; number < rows * span; number += stride) {
         const long long i = place(number, groups, span);
         dx[i] = TYPE(gradients(float(g[i]), float(x[i]), numerator, denominator, terms));
         for (int k = 0; k < COEFFICIENTS; k++) sums[k] += terms[k];

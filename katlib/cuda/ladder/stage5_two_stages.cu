@@ -12,7 +12,8 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
     float numerator[M + 1], denominator[N + 1], sums[COEFFICIENTS] = {}, terms[COEFFICIENTS];
     for (int i = 0; i <= M; i++) numerator[i] = a[group * (M + 1) + i];
     for (int j = 0; j < N; j++) denominator[j] = b[group * N + j];
-    for (long long number = (long long)blockIdx.y * blockDim.x + threadIdx.x; number < rows * span; number += stride) {
+    const long long first = (long long)blockIdx.y * blockDim.x + threadIdx.x;
+    for (long long number = first; number < rows * span; number += stride) {
         const long long i = place(number, groups, span);
         dx[i] = TYPE(gradients(float(g[i]), float(x[i]), numerator, denominator, terms));
         for (int k = 0; k < COEFFICIENTS; k++) sums[k] += terms[k];
@@ -20,10 +21,11 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
 
     __shared__ float warps[THREADS / 32][COEFFICIENTS];
     for (int k = 0; k < COEFFICIENTS; k++) {
-        for (int half = 16; half; half /= 2) sums[k] += __shfl_down_sync(0xffffffff, sums[k], half);
+        for (int half = 16; half; half /= 2)
+            sums[k] += __shfl_down_sync(0xffffffff, sums[k], half);
         if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32][k] = sums[k];
     }
-    __syncthreads();                                                    // the warps' sums are there
+    __syncthreads();                            // the warps' sums are there
     if (threadIdx.x < COEFFICIENTS) {
         float total = 0;
         for (unsigned warp = 0; warp < blockDim.x / 32; warp++) total += warps[warp][threadIdx.x];
@@ -34,7 +36,9 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
 // One warp for each coefficient of each group. partial is (groups, COEFFICIENTS, parts).
 extern "C" __global__ void finish(const float *partial, float *da, float *db, int parts) {
     double total = 0;
-    for (int part = threadIdx.x; part < parts; part += 32) total += partial[(long long)blockIdx.x * parts + part];
+    for (int part = threadIdx.x; part < parts; part += 32)
+        total += partial[(long long)blockIdx.x * parts + part];
     for (int half = 16; half; half /= 2) total += __shfl_down_sync(0xffffffff, total, half);
-    if (threadIdx.x == 0) *destination(da, db, blockIdx.x / COEFFICIENTS, blockIdx.x % COEFFICIENTS) = total;
+    if (threadIdx.x == 0)
+        *destination(da, db, blockIdx.x / COEFFICIENTS, blockIdx.x % COEFFICIENTS) = total;
 }
