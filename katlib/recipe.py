@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from katlib.data import augment, normalize
+from katlib.init import truncated_normal_
 from katlib.rational import GroupRational
 from katlib.vit import VisionTransformer
 
@@ -64,7 +65,7 @@ def build_model(config: Config, mlp: str) -> VisionTransformer:
         act_init=config.act_init, drop_rate=config.drop, drop_path_rate=config.drop_path)
     for block in model.blocks if config.weight_std is not None else ():
         for linear in (block.mlp.fc1, block.mlp.fc2):
-            nn.init.trunc_normal_(linear.weight, std=config.weight_std)
+            truncated_normal_(linear.weight, config.weight_std)
     for module in model.modules():
         if isinstance(module, GroupRational):
             module.requires_grad_(config.learned)
