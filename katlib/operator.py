@@ -8,6 +8,7 @@ coefficients alone. Derivatives of second and higher order go through the refere
 """
 
 import math
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -145,18 +146,22 @@ def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Ten
     return apply(parts.contiguous(), a.contiguous(), b.contiguous()).reshape(x.shape)
 
 
-# whether torch.func transforms what runs now, as torch's own autograd.Function asks it; how many modes wait for each call of the dispatcher
-_transformed, _modes = torch._C._are_functorch_transforms_active, torch._C._len_torch_dispatch_stack
-# what a tensor on the CPU is to the dispatcher, if nothing else: no batch of vmap's older sort, no subclass
-_keys = torch._C._dispatch_keys
-PLAIN = _keys(torch.empty(0, device="cpu"))
+# What is asked of torch by private names: whether torch.func transforms what runs now, as torch's own autograd.Function asks it; how many modes wait for each
+# call of the dispatcher; what traces now, or None; what a tensor is to the dispatcher, and that as a number (in torch 2.6 it is equal to nothing).
+PRIVATE = "_are_functorch_transforms_active", "_len_torch_dispatch_stack", "_get_tracing_state", "_dispatch_keys", "DispatchKeySet.raw_repr"
+try:
+    _transformed, _modes, _tracing, _keys, _number = attrgetter(*PRIVATE)(torch._C)
+    PLAIN = _number(_keys(torch.empty(0, device="cpu")))                    # on the CPU and nothing else: no batch of vmap's older sort, no subclass
+except AttributeError:                                                      # a torch that has lost one: everything is `composed`, which needs none
+    def _transformed() -> bool:
+        return True
 
 
 def _direct(x: Tensor, a: Tensor, b: Tensor, *others: Tensor) -> bool:
     """Whether the dispatcher would do no more than call `katlib.cpu`. Then that is done at once, and it takes the coefficients as they are: what
     would be spent on the way is half of the time of a small tensor."""
-    return (all(type(t) in (Tensor, torch.nn.Parameter) and _keys(t) == PLAIN for t in (x, a, b, *others))
-            and not _modes() and torch._C._get_tracing_state() is None
+    return (all(type(t) in (Tensor, torch.nn.Parameter) and _number(_keys(t)) == PLAIN for t in (x, a, b, *others))
+            and not _modes() and _tracing() is None
             and a.dtype == b.dtype == torch.promote_types(x.dtype, torch.float32) and a.is_contiguous() and b.is_contiguous()
             and cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]))
 

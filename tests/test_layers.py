@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import katlib
-from katlib.init import mimetic_, variance_preserving_
+from katlib.init import mimetic_, truncated_normal_, variance_preserving_
 from katlib.spline import bspline_basis
 from katlib.vit import DropPath
 
@@ -147,8 +147,18 @@ def test_what_overwritten_weights_would_do():
     model = kat()
     for block in model.blocks:
         for layer in (block.mlp.fc1, block.mlp.fc2):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            truncated_normal_(layer.weight, 0.02)
     assert all(size < 0.1 for size in mlp_output_sizes(model))
+
+
+def test_a_seed_gives_the_same_weights_in_every_torch():
+    """Numbers of torch 2.11's trunc_normal_, which newer versions draw otherwise; the one in 2^24 that is cut stays near."""
+    drawn = truncated_normal_(torch.empty(4), 0.02)
+    assert_close(drawn, torch.tensor([-0.00018766950, 0.014660066, -0.027003810, -0.022336882]))
+    assert truncated_normal_(torch.empty(100_000), 0.02).std() == pytest.approx(0.02, rel=0.01)
+    weight = torch.empty(1)
+    weight.uniform_ = lambda low, high: weight.fill_(low)
+    assert truncated_normal_(weight, 0.02).item() == pytest.approx(-0.12)
 
 
 @torch.no_grad()

@@ -74,6 +74,14 @@ def test_the_lowest_python_can_read_it(path):
         ast.parse("try:\n    pass\nexcept* ValueError:\n    pass", feature_version=(3, 10))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "katlib").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_package_uses_no_private_name_of_torch_but_those_it_can_do_without(path):
+    import ast
+    kinds = ast.Attribute, ast.Import, ast.ImportFrom
+    used = re.findall(r"\btorch[\w.]*\._(?!_)\w+", "\n".join(ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)))
+    assert set(used) == ({"torch._C"} if path.name == "operator.py" else set())          # those of operator.PRIVATE, see test_operator.py
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
     return json.loads(request.param.read_text())
