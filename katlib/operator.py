@@ -157,12 +157,15 @@ except AttributeError:                                                      # a 
         return True
 
 
-def _direct(x: Tensor, a: Tensor, b: Tensor, *others: Tensor) -> bool:
+def _plain(t: Tensor) -> bool:
+    return type(t) in (Tensor, torch.nn.Parameter) and _number(_keys(t)) == PLAIN
+
+
+def _direct(x: Tensor, a: Tensor, b: Tensor) -> bool:
     """Whether the dispatcher would do no more than call `katlib.cpu`. Then that is done at once, and it takes the coefficients as they are: what
     would be spent on the way is half of the time of a small tensor."""
-    return (all(type(t) in (Tensor, torch.nn.Parameter) and _number(_keys(t)) == PLAIN for t in (x, a, b, *others))
-            and not _modes() and _tracing() is None
-            and a.dtype == b.dtype == torch.promote_types(x.dtype, torch.float32) and a.is_contiguous() and b.is_contiguous()
+    return (_plain(x) and _plain(a) and _plain(b) and not _modes() and _tracing() is None
+            and a.dtype == b.dtype == (x.dtype if x.dtype == torch.float64 else torch.float32) and a.is_contiguous() and b.is_contiguous()
             and cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]))
 
 
@@ -172,22 +175,22 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, numerator, denominator, dim):
         ctx.save_for_backward(x, numerator, denominator)
-        ctx.dim = dim
+        ctx.dim, ctx.shape = dim, grouped_shape(x, numerator, denominator, dim)
         if _direct(x, numerator, denominator):
-            return cpu.forward(x.contiguous(), numerator, denominator, grouped_shape(x, numerator, denominator, dim))
+            return cpu.forward(x.contiguous(), numerator, denominator, ctx.shape)
         parts, a, b = grouped(x, numerator, denominator, dim)
         return FORWARD(parts.contiguous(), a, b).view(x.shape)
 
     @staticmethod
     def backward(ctx, g):
-        x, *coefficients = ctx.saved_tensors
+        x, numerator, denominator = ctx.saved_tensors
         plain = not torch.is_grad_enabled() and not _transformed()
-        if plain and _direct(x, *coefficients, g):
-            return *cpu.backward(g.contiguous(), x.contiguous(), *coefficients, grouped_shape(x, *coefficients, ctx.dim)), None
-        parts, a, b = grouped(x, *coefficients, ctx.dim)
+        if plain and _plain(g) and _direct(x, numerator, denominator):         # again: hooks may have put other tensors in their place
+            return *cpu.backward(g.contiguous(), x.contiguous(), numerator, denominator, ctx.shape), None
+        parts, a, b = grouped(x, numerator, denominator, ctx.dim)
         pull_back = BACKWARD if plain else _RationalBackward.apply
-        dx, *sums = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
-        return dx.view(x.shape), *(s.to(c.dtype) for s, c in zip(sums, coefficients)), None
+        dx, da, db = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
+        return dx.view(x.shape), da.to(numerator.dtype), db.to(denominator.dtype), None
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
