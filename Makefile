@@ -43,6 +43,7 @@ bench: $(INSTALLED) ## time the kernel and the models, keep the figures in resul
 	$(BIN)/python benchmarks/kernel.py
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/scale.py
 
 study: $(INSTALLED) ## train what is missing of chapter 13's runs; all of it takes two hours on two CPU cores
 	$(BIN)/python benchmarks/study.py lr
@@ -58,6 +59,7 @@ gpu: $(INSTALLED) ## on a machine with a GPU: its tests, the memory and race che
 	$(BIN)/python benchmarks/kernel.py --device cuda
 	$(BIN)/python benchmarks/model.py --device cuda
 	$(BIN)/python benchmarks/inference.py --device cuda
+	$(BIN)/python benchmarks/scale.py --device cuda
 
 sass: $(INSTALLED) ## the CUDA kernel's registers, spills and instructions per element, for all GPUs, without one
 	$(BIN)/python -m katlib.cuda.sass

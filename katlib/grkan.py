@@ -7,10 +7,18 @@ F is a `GroupRational`: one rational function for each group of channels. A KAN 
 in_features * out_features edges; sharing them in groups and leaving the edge a weight is what makes it as cheap as an MLP.
 """
 
+import torch
 from torch import Tensor, nn
 
 from katlib.init import variance_preserving_
 from katlib.rational import GroupRational
+
+
+def as_linear(x: Tensor) -> Tensor:
+    """x as a linear map takes it: under autocast in the half type. Cast before the function in front of it rather than behind, it is half the bytes for
+    the function to move and to keep; a norm's output is float32 under autocast."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if x.dtype == torch.float32 and torch.is_autocast_enabled(device) else x
 
 
 class GRKAN(nn.Module):
@@ -46,7 +54,7 @@ class GRKAN(nn.Module):
         variance_preserving_(self.fc, self.act)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.act(x))                                     # (..., in_features) -> (..., out_features)
+        return self.fc(self.act(as_linear(x)))                          # (..., in_features) -> (..., out_features)
 
 
 class GRKANMlp(nn.Module):
@@ -96,5 +104,5 @@ class GRKANMlp(nn.Module):
         variance_preserving_(self.fc2, self.act2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(self.drop1(self.act1(x)))                          # (..., in) -> (..., hidden)
+        x = self.fc1(self.drop1(self.act1(as_linear(x))))               # (..., in) -> (..., hidden)
         return self.fc2(self.drop2(self.act2(x)))                       # (..., hidden) -> (..., out)

@@ -64,6 +64,13 @@ def variance_preserving_(linear: nn.Linear, activation: str | Callable[[Tensor],
 
 
 @torch.no_grad()
+def truncated_normal_(weight: Tensor, std: float) -> Tensor:
+    """Draws `weight` from N(0, std^2), cut at 6 std, in place. `torch.nn.init.trunc_normal_` drew the same numbers until it took another way, in some version
+    after 2.11; so a seed gives the same weights in every version of torch."""
+    return weight.uniform_(-1, 1).erfinv_().mul_(std * math.sqrt(2)).clamp_(-6 * std, 6 * std)
+
+
+@torch.no_grad()
 def mimetic_(qkv: nn.Linear, proj: nn.Linear, num_heads: int, query_key=(0.7, 0.7), value_proj=(0.4, 0.4)) -> None:
     """Mimetic initialisation of an attention layer, in place (Trockman & Kolter, arXiv 2305.09828), as KAT uses it.
 

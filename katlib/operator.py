@@ -2,12 +2,13 @@
 
     katlib::rational(x, a, b) -> y                              katlib::rational_backward(g, x, a, b) -> (dx, da, db)
 
-with contiguous x, g, y and dx (rows, G, span), a (G, m + 1) and b (G, n); a and b are float64 if x is, else float32. CPU tensors go to
-`katlib.cpu`, CUDA tensors to `katlib.cuda`; where those cannot serve, and on any other device, the reference in PyTorch runs. The backward stores x and the
+with contiguous x, g, y and dx (rows, G, span), a (Ga, m + 1) and b (Gb, n) for divisors Ga and Gb of G, whose rows are shared by neighbouring groups;
+a and b are float64 if x is, else float32. CPU tensors go to `katlib.cpu`, CUDA tensors to `katlib.cuda`; where those cannot serve, and on any other device, the reference in PyTorch runs. The backward stores x and the
 coefficients alone. Derivatives of second and higher order go through the reference.
 """
 
 import math
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -66,7 +67,8 @@ def _(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _fold(batch: int, tensors, dims) -> list[Tensor]:
-    """For vmap: puts the mapped dimension into the groups, so that each sample's groups are groups of their own."""
+    """For vmap: puts the mapped dimension into the groups, so that each sample's groups are groups of their own. Which share a row of coefficients stays
+    as it is, since both become as many times as many."""
     tensors = [t.expand(batch, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims)]
     return [(t.transpose(0, 1).flatten(1, 2) if t.ndim == 4 else t.flatten(0, 1)).contiguous() for t in tensors]
 
@@ -126,15 +128,13 @@ def grouped_shape(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -
 
 
 def grouped(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x as (rows, G, span) with one a (G, m + 1) and one b (G, n) for each of the G groups.
+    """x as (rows, G, span), the coefficients in the type that is computed in.
 
     In a contiguous tensor a group of neighbouring channels is one contiguous span, whatever follows the channel dimension, so
     (..., C) and (N, C, H, W) become the same three numbers. G is the least common multiple of the two group counts.
     """
-    shape = _, G, _ = grouped_shape(x, numerator, denominator, dim)
     dtype = torch.promote_types(x.dtype, torch.float32)                     # float16 and bfloat16 are computed in float32
-    a, b = (c.to(dtype) if c.shape[0] == G else c.to(dtype).repeat_interleave(G // c.shape[0], 0) for c in (numerator, denominator))
-    return x.reshape(shape), a, b
+    return x.reshape(grouped_shape(x, numerator, denominator, dim)), numerator.to(dtype), denominator.to(dtype)
 
 
 def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
@@ -143,22 +143,29 @@ def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Ten
     if torch.onnx.is_in_onnx_export():                                      # ONNX has no such operator, so it gets what ours is made of
         return evaluate(parts.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
     apply = FORWARD if torch.compiler.is_compiling() else _Rational.apply
-    return apply(parts.contiguous(), a, b).reshape(x.shape)
+    return apply(parts.contiguous(), a.contiguous(), b.contiguous()).reshape(x.shape)
 
 
-# whether torch.func transforms what runs now, as torch's own autograd.Function asks it; how many modes wait for each call of the dispatcher
-_transformed, _modes = torch._C._are_functorch_transforms_active, torch._C._len_torch_dispatch_stack
-# what a tensor on the CPU is to the dispatcher, if nothing else: no batch of vmap's older sort, no subclass
-_keys = torch._C._dispatch_keys
-PLAIN = _keys(torch.empty(0, device="cpu"))
+# What is asked of torch by private names: whether torch.func transforms what runs now, as torch's own autograd.Function asks it; how many modes wait for each
+# call of the dispatcher; what traces now, or None; what a tensor is to the dispatcher, and that as a number (in torch 2.6 it is equal to nothing).
+PRIVATE = "_are_functorch_transforms_active", "_len_torch_dispatch_stack", "_get_tracing_state", "_dispatch_keys", "DispatchKeySet.raw_repr"
+try:
+    _transformed, _modes, _tracing, _keys, _number = attrgetter(*PRIVATE)(torch._C)
+    PLAIN = _number(_keys(torch.empty(0, device="cpu")))                    # on the CPU and nothing else: no batch of vmap's older sort, no subclass
+except AttributeError:                                                      # a torch that has lost one: everything is `composed`, which needs none
+    def _transformed() -> bool:
+        return True
 
 
-def _direct(x: Tensor, a: Tensor, b: Tensor, *others: Tensor) -> bool:
+def _plain(t: Tensor) -> bool:
+    return type(t) in (Tensor, torch.nn.Parameter) and _number(_keys(t)) == PLAIN
+
+
+def _direct(x: Tensor, a: Tensor, b: Tensor) -> bool:
     """Whether the dispatcher would do no more than call `katlib.cpu`. Then that is done at once, and it takes the coefficients as they are: what
     would be spent on the way is half of the time of a small tensor."""
-    return (all(type(t) in (Tensor, torch.nn.Parameter) and _keys(t) == PLAIN for t in (x, a, b, *others))
-            and not _modes() and torch._C._get_tracing_state() is None
-            and a.dtype == b.dtype == torch.promote_types(x.dtype, torch.float32) and a.is_contiguous() and b.is_contiguous()
+    return (_plain(x) and _plain(a) and _plain(b) and not _modes() and _tracing() is None
+            and a.dtype == b.dtype == (x.dtype if x.dtype == torch.float64 else torch.float32) and a.is_contiguous() and b.is_contiguous()
             and cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]))
 
 
@@ -168,24 +175,22 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, numerator, denominator, dim):
         ctx.save_for_backward(x, numerator, denominator)
-        ctx.dim = dim
+        ctx.dim, ctx.shape = dim, grouped_shape(x, numerator, denominator, dim)
         if _direct(x, numerator, denominator):
-            return cpu.forward(x.contiguous(), numerator, denominator, grouped_shape(x, numerator, denominator, dim))
+            return cpu.forward(x.contiguous(), numerator, denominator, ctx.shape)
         parts, a, b = grouped(x, numerator, denominator, dim)
         return FORWARD(parts.contiguous(), a, b).view(x.shape)
 
     @staticmethod
     def backward(ctx, g):
-        x, *coefficients = ctx.saved_tensors
+        x, numerator, denominator = ctx.saved_tensors
         plain = not torch.is_grad_enabled() and not _transformed()
-        if plain and _direct(x, *coefficients, g):
-            return *cpu.backward(g.contiguous(), x.contiguous(), *coefficients, grouped_shape(x, *coefficients, ctx.dim)), None
-        parts, a, b = grouped(x, *coefficients, ctx.dim)
+        if plain and _plain(g) and _direct(x, numerator, denominator):         # again: hooks may have put other tensors in their place
+            return *cpu.backward(g.contiguous(), x.contiguous(), numerator, denominator, ctx.shape), None
+        parts, a, b = grouped(x, numerator, denominator, ctx.dim)
         pull_back = BACKWARD if plain else _RationalBackward.apply
-        dx, *sums = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
-        da, db = (s.to(c.dtype) if s.shape == c.shape else s.view(len(c), len(s) // len(c), c.shape[1]).sum(1).to(c.dtype)
-                  for s, c in zip(sums, coefficients))
-        return dx.view(x.shape), da, db, None
+        dx, da, db = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
+        return dx.view(x.shape), da.to(numerator.dtype), db.to(denominator.dtype), None
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from katlib.data import augment, normalize
+from katlib.init import truncated_normal_
 from katlib.rational import GroupRational
 from katlib.vit import VisionTransformer
 
@@ -64,7 +66,7 @@ def build_model(config: Config, mlp: str) -> VisionTransformer:
         act_init=config.act_init, drop_rate=config.drop, drop_path_rate=config.drop_path)
     for block in model.blocks if config.weight_std is not None else ():
         for linear in (block.mlp.fc1, block.mlp.fc2):
-            nn.init.trunc_normal_(linear.weight, std=config.weight_std)
+            truncated_normal_(linear.weight, config.weight_std)
     for module in model.modules():
         if isinstance(module, GroupRational):
             module.requires_grad_(config.learned)
@@ -122,5 +124,5 @@ class Average:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         self.steps += 1
-        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        get_ema_multi_avg_fn(decay)(list(self.model.parameters()), list(model.parameters()), self.steps)

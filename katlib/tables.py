@@ -150,5 +150,34 @@ def inference(folder: Path = FOLDER) -> Html:
     return table(rows, columns, f"{record['what'][0].upper() + record['what'][1:]}; {record['rounds']} rounds in turns. {made(record)}")
 
 
+def scale_steps(folder: Path = FOLDER) -> Html:
+    """Time and peak memory of training steps at several sizes."""
+    record = read("scale-cpu", folder)
+    columns: dict[str, Callable[[dict], str]] = {
+        "model": lambda row: row["model"], "batch": lambda row: str(row["batch"]),
+        "KAT, ms (p20, p50, p80)": lambda row: ", ".join(f"{row['ms']['KAT'][q]:.1f}" for q in ("p20", "p50", "p80")),
+        "ViT, ms (p20, p50, p80)": lambda row: ", ".join(f"{row['ms']['ViT'][q]:.1f}" for q in ("p20", "p50", "p80")),
+        "KAT / ViT": lambda row: f"{row['ratio']:.3f}",
+        "KAT, peak MB": lambda row: f"{row['peak_bytes']['KAT'] / 1e6:.0f}", "ViT, peak MB": lambda row: f"{row['peak_bytes']['ViT'] / 1e6:.0f}",
+    }
+    rows = [row for row in record["rows"] if row["kind"] == "step"]
+    return table(rows, columns, f"Training steps in float32, and the most memory that they take; {record['rounds']} rounds in turns. {made(record)}")
+
+
+def scale_parallel(folder: Path = FOLDER) -> Html:
+    """Data parallelism on two processes."""
+    record = read("scale-cpu", folder)
+    columns: dict[str, Callable[[dict], str]] = {
+        "model": lambda row: f"KAT-{row['model']}", "images each": lambda row: str(row["batch_of_each"]),
+        "gradients, MB": lambda row: f"{row['gradient_bytes'] / 1e6:.1f}",
+        **{f"{title}, ms": lambda row, way=way: f"{row['ms'][way]['p50']:.1f}" for way, title in (
+            ("alone", "alone"), ("beside", "two beside each other"), ("sum", "the sum"), ("together", "together"))},
+        "efficiency": lambda row: f"{row['efficiency']:.0%}",
+    }
+    rows = [row for row in record["rows"] if row["kind"] == "parallel"]
+    return table(rows, columns, f"A step of one process alone, of two beside each other, and of two that sum their gradients (gloo, one thread each): medians of "
+                 f"{record['rounds']} rounds in turns. {made(record)}")
+
+
 TABLES: dict[str, Callable[..., Html]] = {"runs": runs, "study": study, "study-cost": study_cost, "learning-rates": learning_rates, "kernel": kernel,
-                                          "model": model, "convnet": convnet, "gpt": gpt, "inference": inference}
+                                          "model": model, "convnet": convnet, "gpt": gpt, "inference": inference, "scale-steps": scale_steps, "scale-parallel": scale_parallel}

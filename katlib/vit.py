@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from katlib.grkan import GRKANMlp
-from katlib.init import mimetic_, variance_preserving_
+from katlib.init import mimetic_, truncated_normal_, variance_preserving_
 
 
 class Attention(nn.Module):
@@ -139,13 +139,13 @@ class VisionTransformer(nn.Module):
         self.img_size = img_size
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=1e-6))
-        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + (img_size // patch_size) ** 2, embed_dim), std=0.02))
+        self.pos_embed = nn.Parameter(truncated_normal_(torch.empty(1, 1 + (img_size // patch_size) ** 2, embed_dim), 0.02))
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.Sequential(*[
             Block(embed_dim, num_heads, make_mlp(), drop_path_rate * i / max(1, depth - 1)) for i in range(depth)])
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        truncated_normal_(self.head.weight, 0.02)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -111,19 +111,20 @@ def test_what_reaches_the_driver(monkeypatch, tmp_path):
     module = jit.Module(b"code", 1)
     monkeypatch.setattr(jit, "load", lambda source, definitions, index: module)
 
-    x, a, b = torch.randn(394, 8, 24), torch.randn(8, 6), torch.randn(8, 4)
+    x, a, b = torch.randn(394, 8, 24), torch.randn(1, 6), torch.randn(8, 4)         # all groups share the numerator
     y = katlib.cuda.forward(x, a, b)
     assert record.value.decode().splitlines() == [      # 4 rows of 48 packs in a block; 16 is the length of the name
         "load code in 0x7fff0000000b",
-        "launch 0x7fff10000010 grid 1 99 1 block 192 1 1 shared 0 stream 0x7fff20000001 size 52 in 0x7fff0000000b"]
-    assert struct.unpack("PPPPiiiii", buffer.raw[:52]) == (x.data_ptr(), a.data_ptr(), b.data_ptr(), y.data_ptr(), 394, 8, 6, 8, 6)
+        "launch 0x7fff10000010 grid 1 99 1 block 192 1 1 shared 0 stream 0x7fff20000001 size 60 in 0x7fff0000000b"]
+    assert struct.unpack("PPPPiiiiiii", buffer.raw[:60]) == (x.data_ptr(), a.data_ptr(), b.data_ptr(), y.data_ptr(), 394, 8, 6, 8, 1, 8, 6)
 
     record.value = b""
     dx, da, db = katlib.cuda.backward(y, x, a, b)
     assert record.value.decode().splitlines() == [
-        "launch 0x7fff10000011 grid 1 99 1 block 192 1 1 shared 0 stream 0x7fff20000001 size 68 in 0x7fff0000000b",
-        "launch 0x7fff1000000f grid 80 1 1 block 128 1 1 shared 0 stream 0x7fff20000001 size 36 in 0x7fff0000000b"]
-    assert struct.unpack("PPPPi", buffer.raw[:36])[1:] == (b.data_ptr(), da.data_ptr(), db.data_ptr(), 99)
+        "launch 0x7fff10000011 grid 1 99 1 block 192 1 1 shared 0 stream 0x7fff20000001 size 76 in 0x7fff0000000b",
+        "launch 0x7fff1000000f grid 38 1 1 block 256 1 1 shared 0 stream 0x7fff20000001 size 48 in 0x7fff0000000b"]
+    assert struct.unpack("PPPPiiii", buffer.raw[:48])[1:] == (b.data_ptr(), da.data_ptr(), db.data_ptr(), 8, 1, 6, 99)
+    assert da.shape == (1, 6) and db.shape == (8, 4)
 
     with pytest.raises(RuntimeError, match="named symbol not found"):
         module.threads("another")
@@ -131,7 +132,7 @@ def test_what_reaches_the_driver(monkeypatch, tmp_path):
 
 def test_wrong_tensors_do_not_reach_the_kernel():
     x, a, b = torch.randn(4, 2, 8), torch.randn(2, 6), torch.randn(2, 4)
-    for arguments in [(x.double(), a, b), (x.int(), a, b), (x.half(), a.half(), b.half()), (x, a[:1], b), (x[0], a, b), (x, a[0], b), (x, a[:, :0], b),
+    for arguments in [(x.double(), a, b), (x.int(), a, b), (x.half(), a.half(), b.half()), (x, torch.randn(3, 6), b), (x, a, torch.randn(4, 4)), (x, a[:0], b), (x[0], a, b), (x, a[0], b), (x, a[:, :0], b),
                       (x, torch.randn(2, 10), b), (x, a, torch.randn(2, 9)), (x.transpose(0, 2), a, b), (x[:, :, ::2], a, b), (x, a.to("meta"), b)]:
         with pytest.raises(ValueError, match="given: torch"):
             katlib.cuda.forward(*arguments)

@@ -47,6 +47,14 @@ def test_every_type_and_hostile_shapes(dtype, rows, groups, span):
     check(*data(rows, groups, span, dtype=dtype))
 
 
+@pytest.mark.parametrize("a_share, b_share", [(8, 1), (1, 8), (2, 4), (8, 8)])
+def test_groups_share_coefficients(a_share, b_share):
+    """As the KAT models do: one numerator for all groups."""
+    for shape in ((257, 8, 24), (40, 64, 7), (2, 8, 1001), (1, 8, 1)):
+        check(*with_zeros(*data(*shape, a_share=a_share, b_share=b_share)))
+    check(*data(33, 16, 24, m=5, n=0, a_share=a_share, b_share=b_share))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(0, 3, 7), (4, 3, 0)], ids=str)
 def test_empty(dtype, shape):
@@ -175,6 +183,12 @@ MUTANTS = [
     ("offset += gap", "offset -= gap"),                                 # the way
     ("+ group * packs + column", "+ column"),
     ("column_step = S % packs", "column_step = 0"),
+    ("walk.group / a_share, walk.group / b_share, numerator, denominator);\n    for", "walk.group, walk.group / b_share, numerator, denominator);\n    for"),    # what is shared
+    ("walk.group / a_share, walk.group / b_share, numerator, denominator);\n    for", "walk.group / a_share, walk.group, numerator, denominator);\n    for"),
+    ("group < (row + 1) * share", "group <= row * share"),
+    ("M + 1 : N, share", "N : M + 1, share"),
+    ("? a_share : b_share", "? b_share : a_share"),
+    ("row * share; group", "row; group"),
 ]
 
 
@@ -186,6 +200,7 @@ def probe():
     check(*data(3, 2, 1001), multiprocessors=4, threads=512)
     check(*data(150, 1, 257), multiprocessors=1, threads=256)
     check(*data(40, 1, 257), multiprocessors=40, threads=256)
+    check(*data(40, 12, 24, a_share=12, b_share=3))
 
 
 def test_the_checks_bite(tmp_path, monkeypatch):

@@ -59,6 +59,13 @@ def test_every_type_and_hostile_shapes(dtype, rows, groups, span):
     check(*on("cuda", *data(rows, groups, span, dtype=dtype)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("a_share, b_share", [(8, 1), (1, 8), (2, 4), (8, 8)])
+def test_hostile_shares(dtype, a_share, b_share):
+    for shape in ((257, 8, 24), (40, 64, 7), (2, 8, 1001), (5000, 8, 384)):
+        check(*on("cuda", *data(*shape, dtype=dtype, a_share=a_share, b_share=b_share)))
+
+
 @pytest.mark.parametrize("m, n", [(0, 0), (0, 4), (5, 0), (1, 1), (3, 2), (7, 6), (8, 8)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_hostile_degrees(dtype, m, n):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import katlib
-from katlib.init import mimetic_, variance_preserving_
+from katlib.init import mimetic_, truncated_normal_, variance_preserving_
 from katlib.spline import bspline_basis
 from katlib.vit import DropPath
 
@@ -35,6 +35,23 @@ def test_a_grkan_mlp_is_two_of_them():
     assert_close(mlp.act1(x), x)                                                    # the first starts as the identity
     assert_close(mlp.act2(hidden), F.silu(hidden), atol=2e-3, rtol=0)                         # and the second as swish
     assert [name for name, _ in katlib.GRKANMlp(16).named_children()] == ["act1", "drop1", "fc1", "act2", "drop2", "fc2"]
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_under_autocast_both_functions_compute_in_the_half_type(half):
+    mlp, x = katlib.GRKANMlp(32, 64), torch.randn(5, 7, 32)
+    seen = []
+    for act in (mlp.act1, mlp.act2):
+        act.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", half):
+        y = mlp(x)
+        assert katlib.GRKAN(32, 16)(x).dtype == half
+        with torch.autocast("cpu", enabled=False):
+            assert mlp(x).dtype == torch.float32
+    assert seen == [(half, half)] * 2 + [(torch.float32, torch.float32)] * 2
+    assert_close(y.float(), mlp(x), atol=0.05, rtol=0.05)
+    y.float().square().mean().backward()
+    assert all(p.grad.dtype == torch.float32 for p in mlp.parameters())
 
 
 def test_dropout_drops_while_training():
@@ -130,8 +147,18 @@ def test_what_overwritten_weights_would_do():
     model = kat()
     for block in model.blocks:
         for layer in (block.mlp.fc1, block.mlp.fc2):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            truncated_normal_(layer.weight, 0.02)
     assert all(size < 0.1 for size in mlp_output_sizes(model))
+
+
+def test_a_seed_gives_the_same_weights_in_every_torch():
+    """Numbers of torch 2.11's trunc_normal_, which newer versions draw otherwise; the one in 2^24 that is cut stays near."""
+    drawn = truncated_normal_(torch.empty(4), 0.02)
+    assert_close(drawn, torch.tensor([-0.00018766950, 0.014660066, -0.027003810, -0.022336882]))
+    assert truncated_normal_(torch.empty(100_000), 0.02).std() == pytest.approx(0.02, rel=0.01)
+    weight = torch.empty(1)
+    weight.uniform_ = lambda low, high: weight.fill_(low)
+    assert truncated_normal_(weight, 0.02).item() == pytest.approx(-0.12)
 
 
 @torch.no_grad()

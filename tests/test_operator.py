@@ -1,11 +1,16 @@
 """`katlib::rational` as an operator: what torch.library, torch.compile, torch.export, autocast and torch.func ask of it."""
 
+import subprocess
+import sys
+from operator import attrgetter
+
 import pytest
 import torch
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import katlib
+from katlib import cpu, operator
 from katlib.operator import reference_backward, reference_forward
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -23,6 +28,9 @@ def test_opcheck(dtype):
     torch.library.opcheck(torch.ops.katlib.rational.default, grouped(dtype))
     torch.library.opcheck(torch.ops.katlib.rational.default, grouped(dtype, rows=0, requires_grad=False))
     torch.library.opcheck(torch.ops.katlib.rational_backward.default, (torch.randn(3, 4, 5).to(dtype), *grouped(dtype)))
+    x, a, b = grouped(dtype)
+    torch.library.opcheck(torch.ops.katlib.rational.default, (x, a[:1].detach().requires_grad_(), b[:2].detach().requires_grad_()))      # groups that share rows
+    torch.library.opcheck(torch.ops.katlib.rational_backward.default, (torch.randn(3, 4, 5).to(dtype), x, a[:2].detach().requires_grad_(), b[:1].detach().requires_grad_()))
 
 
 @pytest.mark.parametrize("mlp", ["grkan", "mlp"])
@@ -134,6 +142,7 @@ def test_what_the_node_keeps_follows_the_coefficients_and_the_layout_of_x():
         y.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated", "ignore::torch.jit.TracerWarning")     # of what is traced here, each is true
 def test_who_watches_the_dispatcher_sees_the_operator():
     """Eager mode calls the CPU kernel at once; a dispatch mode, a tracer or a subclass of Tensor still meets katlib::rational."""
     x, a, b = (t.requires_grad_() for t in (torch.randn(3, 12), torch.randn(2, 6), torch.randn(6, 4)))
@@ -157,3 +166,37 @@ def test_who_watches_the_dispatcher_sees_the_operator():
     traced = torch.jit.trace(lambda x: katlib.rational(x, a, b), x.detach(), check_trace=False)
     other = torch.randn(3, 12)
     assert_close(traced(other), katlib.rational(other, a, b))
+
+
+@pytest.mark.parametrize("name", operator.PRIVATE)
+def test_torch_has_the_private_names_by_which_a_small_call_is_direct(name):
+    """One that vanishes costs no result, but a small tensor twice the time."""
+    try:
+        attrgetter(name)(torch._C)
+    except AttributeError:
+        pytest.fail(f"torch {torch.__version__} has no torch._C.{name}")
+
+
+def test_a_plain_call_is_direct(monkeypatch):
+    """Forward and backward: both run with the operator taken away."""
+    if not cpu.available(torch.float32, 5, 4):
+        pytest.skip("there is no C++ compiler")
+    monkeypatch.setattr(operator, "FORWARD", None)
+    monkeypatch.setattr(operator, "BACKWARD", None)
+    katlib.GRKAN(16, 8, groups=4)(torch.randn(3, 16, requires_grad=True)).sum().backward()
+
+
+def test_a_torch_that_has_lost_a_private_name_is_served_all_the_same():
+    program = """if True:
+        import torch
+        kept = torch._C._dispatch_keys
+        del torch._C._dispatch_keys
+        import katlib
+        torch._C._dispatch_keys = kept                                  # torch itself may need it
+        from katlib import operator
+        operator._Whole = None                                          # the way that asks for it
+        leaves = [t.requires_grad_() for t in (torch.randn(3, 12), torch.randn(2, 6), torch.randn(6, 4))]
+        ours, plain = (function(*leaves) for function in (katlib.rational, katlib.rational_reference))
+        torch.testing.assert_close(ours, plain)
+        torch.testing.assert_close(*(torch.autograd.grad(y.sum(), leaves) for y in (ours, plain)), rtol=1e-4, atol=1e-4)"""
+    subprocess.run([sys.executable, "-c", program], check=True)

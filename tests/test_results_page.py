@@ -146,6 +146,25 @@ def test_the_kernel_and_the_training_step(tables):
         check(ratio, row["ratio"], digits=3)
 
 
+def test_larger_models_and_two_processes(tables):
+    rows = records("scale-cpu.json")[0]["rows"]
+    measured = [row for row in rows if row["kind"] == "step"]
+    for (name, batch, kat, vit, ratio, kat_peak, vit_peak), row in zip(tables["scale-steps"][1:], measured, strict=True):
+        assert (name, int(batch)) == (row["model"], row["batch"])
+        check(kat, *(row["ms"]["KAT"][q] for q in ("p20", "p50", "p80")), digits=1)
+        check(vit, *(row["ms"]["ViT"][q] for q in ("p20", "p50", "p80")), digits=1)
+        check(ratio, row["ratio"], digits=3)
+        check(kat_peak, row["peak_bytes"]["KAT"] / 1e6, digits=0)
+        check(vit_peak, row["peak_bytes"]["ViT"] / 1e6, digits=0)
+    parallel = [row for row in rows if row["kind"] == "parallel"]
+    for (name, images, size, *times, efficiency), row in zip(tables["scale-parallel"][1:], parallel, strict=True):
+        assert (name, int(images)) == ("KAT-" + row["model"], row["batch_of_each"])
+        check(size, row["gradient_bytes"] / 1e6, digits=1)
+        for time, way in zip(times, ("alone", "beside", "sum", "together"), strict=True):
+            check(time, row["ms"][way]["p50"], digits=1)
+        check(efficiency.rstrip("%"), 100 * row["efficiency"], digits=0)
+
+
 @pytest.fixture(scope="module")
 def field_tables():
     page = PAGE.with_name("in_the_field.html")

@@ -1,7 +1,7 @@
 """The CUDA backend of `katlib.rational`: rational.cu, compiled at first use (`katlib.cuda.jit`), and what it is launched with.
 
     available() -> bool                          is there a device, and can kernels be compiled for it
-    forward(x, a, b) -> y                        x, y (rows, G, span), a (G, m + 1), b (G, n)
+    forward(x, a, b) -> y                        x, y (rows, G, span), a (Ga, m + 1), b (Gb, n); Ga and Gb divide G
     backward(g, x, a, b) -> dx, da, db           g, dx like x, da like a, db like b
 
 x, g, y and dx are contiguous; a, b, da and db have the type that is computed in: float64 for float64, else float32. Everything is
@@ -77,10 +77,10 @@ def _prepare(name: str, x: Tensor, a: Tensor, b: Tensor, *like_x: Tensor):
     given = (x, a, b, *like_x)
     rows, groups, span = x.shape if x.ndim == 3 else (0, -1, 0)
     if not (x.dtype in TYPES and a.dtype == b.dtype == torch.promote_types(x.dtype, torch.float32)
-            and a.ndim == b.ndim == 2 and len(a) == len(b) == groups and 1 <= a.shape[1] <= MAX_DEGREE + 1 and b.shape[1] <= MAX_DEGREE
+            and a.ndim == b.ndim == 2 and all(len(c) and groups % len(c) == 0 for c in (a, b)) and 1 <= a.shape[1] <= MAX_DEGREE + 1 and b.shape[1] <= MAX_DEGREE
             and all(t.dtype == x.dtype and t.shape == x.shape for t in like_x) and all(t.device == x.device and t.is_contiguous() for t in given)):
         # on the device it would be a wild pointer
-        raise ValueError(f"x and g must be (rows, G, span), a (G, m + 1) and b (G, n), m, n <= {MAX_DEGREE}, a and b float32, or float64 if x is, all "
+        raise ValueError(f"x and g must be (rows, G, span), a (Ga, m + 1) and b (Gb, n), Ga and Gb divisors of G, m, n <= {MAX_DEGREE}, a and b float32, or float64 if x is, all "
                          "contiguous and on one device; given: " + ", ".join(f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in given))
     if not x.numel():
         return None, None, "", ()
@@ -89,7 +89,7 @@ def _prepare(name: str, x: Tensor, a: Tensor, b: Tensor, *like_x: Tensor):
     wide = rows * groups * packs >= WIDE
     module = jit.load(SOURCE, definitions(x, a, b, width, wide), x.device.index or 0)
     p = plan(rows, groups, packs, module.multiprocessors, module.threads(name))
-    return module, p, "qqqii" if wide else "iiiii", (rows, groups, packs, p.group_tile, p.lanes)
+    return module, p, "qqqiiii" if wide else "iiiiiii", (rows, groups, packs, groups // len(a), groups // len(b), p.group_tile, p.lanes)
 
 
 def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -102,16 +102,17 @@ def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients dx (rows, G, span), da (G, m + 1), db (G, n) for the gradient g of F(x)."""
+    """The gradients dx (rows, G, span), da (Ga, m + 1), db (Gb, n) for the gradient g of F(x)."""
     module, p, layout, sizes = _prepare("rational_backward", x, a, b, g)
     if not x.numel():
         return torch.empty_like(x), torch.zeros_like(a), torch.zeros_like(b)
     dx, da, db = torch.empty_like(x), torch.empty_like(a), torch.empty_like(b)
-    groups, coefficients = len(a), a.shape[1] + b.shape[1]
+    groups, coefficients = x.shape[1], a.shape[1] + b.shape[1]
     partial = a.new_empty(groups, coefficients, p.parts)                # (G, m + 1 + n, parts)
     module.launch("rational_backward", (p.tiles, p.parts), p.block, "PPPPPP" + layout, g, x, a, b, dx, partial, *sizes)
-    block = min(jit.THREADS, _ceil(p.parts, 32) * 32)
-    module.launch("rational_finish", (groups * coefficients, 1), block, "PPPPi", partial, b, da, db, p.parts)
+    largest = p.parts * groups // min(len(a), len(b))                   # partial sums of one coefficient
+    module.launch("rational_finish", (da.numel() + db.numel(), 1), min(jit.THREADS, _ceil(largest, 32) * 32), "PPPPiiii",
+                  partial, b, da, db, groups // len(a), groups // len(b), da.numel(), p.parts)
     return dx, da, db
 
 

@@ -80,18 +80,19 @@ struct Walk {
     }
 };
 
-__device__ inline void load(const Real *a, const Real *b, size_t group, Real (&numerator)[M + 1], Real (&denominator)[N + 1]) {
-    for (int i = 0; i <= M; i++) numerator[i] = a[group * (M + 1) + i] * SCALE;
+// `a_share` neighbouring groups share one row of a, `b_share` one of b.
+__device__ inline void load(const Real *a, const Real *b, size_t a_row, size_t b_row, Real (&numerator)[M + 1], Real (&denominator)[N + 1]) {
+    for (int i = 0; i <= M; i++) numerator[i] = a[a_row * (M + 1) + i] * SCALE;
     denominator[0] = SCALE;
-    for (int j = 1; j <= N; j++) denominator[j] = fabs(b[group * N + j - 1]) * SCALE;
+    for (int j = 1; j <= N; j++) denominator[j] = fabs(b[b_row * N + j - 1]) * SCALE;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) rational_forward(
         const Pack *__restrict__ x, const Real *__restrict__ a, const Real *__restrict__ b, Pack *__restrict__ y,
-        Index rows, Index groups, Index packs, int group_tile, int lanes) {
+        Index rows, Index groups, Index packs, int a_share, int b_share, int group_tile, int lanes) {
     Walk walk(rows, groups, packs, group_tile, lanes);
     Real numerator[M + 1], denominator[N + 1], slope;
-    load(a, b, walk.group, numerator, denominator);
+    load(a, b, walk.group / a_share, walk.group / b_share, numerator, denominator);
 #pragma unroll 1
     for (; walk.inside(); walk.advance()) {
         const Pack in = x[walk.offset];
@@ -109,11 +110,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) rational_forward(
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) rational_backward(
         const Pack *__restrict__ g, const Pack *__restrict__ x, const Real *__restrict__ a, const Real *__restrict__ b,
         Pack *__restrict__ dx, Real *__restrict__ partial,
-        Index rows, Index groups, Index packs, int group_tile, int lanes) {
+        Index rows, Index groups, Index packs, int a_share, int b_share, int group_tile, int lanes) {
     __shared__ Real sums[COEFFICIENTS][THREADS];
     Walk walk(rows, groups, packs, group_tile, lanes);
     Real numerator[M + 1], denominator[N + 1];
-    load(a, b, walk.group, numerator, denominator);
+    load(a, b, walk.group / a_share, walk.group / b_share, numerator, denominator);
     for (int k = 0; k < COEFFICIENTS; k++) sums[k][threadIdx.x] = 0;
 
     while (walk.inside()) {
@@ -168,20 +169,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) rational_backward(
     }
 }
 
-// Adds up the blocks' partial sums in double, one block for each coefficient of each group: da (groups, M + 1), db (groups, N).
+// Adds up the blocks' partial sums in double, one block for each coefficient: da (groups / a_share, M + 1), then db (groups / b_share, N).
 extern "C" __global__ void __launch_bounds__(THREADS) rational_finish(
-        const Real *__restrict__ partial, const Real *__restrict__ b, Real *__restrict__ da, Real *__restrict__ db, int parts) {
+        const Real *__restrict__ partial, const Real *__restrict__ b, Real *__restrict__ da, Real *__restrict__ db,
+        int a_share, int b_share, int a_size, int parts) {
     __shared__ double warps[THREADS / WARP];
+    const bool above = int(blockIdx.x) < a_size;
+    const int index = above ? blockIdx.x : blockIdx.x - a_size, degree = above ? M + 1 : N, share = above ? a_share : b_share;
+    const int row = index / degree, k = index % degree + (above ? 0 : M + 1);
     double total = 0;
-    for (int part = threadIdx.x; part < parts; part += blockDim.x) total += partial[size_t(blockIdx.x) * parts + part];
+    for (int group = row * share; group < (row + 1) * share; group++) {
+        const Real *sums = partial + (size_t(group) * COEFFICIENTS + k) * parts;
+        for (int part = threadIdx.x; part < parts; part += blockDim.x) total += sums[part];
+    }
     for (int half = WARP / 2; half; half /= 2) total += __shfl_down_sync(ALL_LANES, total, half);
     if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = total;
     __syncthreads();
     if (threadIdx.x) return;
     for (unsigned warp = 1; warp < blockDim.x / WARP; warp++) total += warps[warp];
     total *= SCALE;
-    const size_t group = blockIdx.x / COEFFICIENTS;
-    const int k = blockIdx.x % COEFFICIENTS;
-    if (k <= M) da[group * (M + 1) + k] = total;
-    else db[group * N + k - M - 1] = b[group * N + k - M - 1] < 0 ? total : -total;
+    if (above) da[index] = total;
+    else db[index] = b[index] < 0 ? total : -total;
 }
