@@ -83,7 +83,7 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
 
     Example:
         >>> x = torch.tensor([-2.0, 0.0, 2.0])
-        >>> katlib.rational(x, torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0]]))      # x / (1 + |x|), softsign
+        >>> katlib.rational(x, torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0]]))  # softsign
         tensor([-0.6667,  0.0000,  0.6667])
     """
     _check(x, numerator, denominator, dim)

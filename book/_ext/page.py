@@ -26,7 +26,7 @@ MENDED = [
     (r'(<table[^>]*class="katlib-table"[^>]*><caption>)(.*?)(</caption>)', r'\1<span class="caption-text">\2</span>\3'),
     (r"<td>([\d\s.,±×x()%+−-]+(?: to [\d\s.,+−-]+\)?)?|[^<]{1,13})</td>", r'<td class="unbroken">\1</td>'),
 ]
-FOLDS = {"# @title Solution": "the solution", "# Installs katlib": "the set-up", "plot.figure(": "the drawing's code", "": "the code"}
+FOLDS = {"# @title Solution": "the solution", "# Installs katlib": "the set-up", "plot.figure(": "the drawing's code", "table(": "the table's code", "": "the code"}
 ICON = re.compile(r'(?:"([a-z0-9-]+)"|([a-z0-9]+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
 
 
