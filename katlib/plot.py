@@ -148,7 +148,7 @@ def activations(learned: dict[str, dict], span: float = 4.0) -> Figure:
             a0, b0 = initial_coefficients(start, (a.shape[1] - 1, b.shape[1]))
             ax.plot(x, rational_reference(x[:, None], a0[None], b0[None])[:, 0], color=PALETTE[0], linestyle="--", linewidth=1.2)
             if row == 0:
-                ax.set_title(f"block {column + 1}")
+                ax.set_title(f"block {column}")
             else:
                 ax.set_xlabel("x")
         axes[0][0].set_ylabel("first function")

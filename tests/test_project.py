@@ -175,12 +175,10 @@ def test_long_drawings_are_folded_so_that_the_page_can_be_read(notebook):
             assert "hide-input" in cell["metadata"]["tags"], source[:200]
 
 
-def test_a_notebook_that_uses_a_gpu_says_which_it_found_and_what_it_does_there(notebook, request):
+def test_a_notebook_that_uses_a_gpu_says_which_it_found_and_what_it_does_there(notebook):
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     if not any("torch.cuda.is_available()" in "".join(cell["source"]) for cell in code):
         return
-    if request.node.callspec.id == "15_from_vit":
-        pytest.skip("chapter 15 is being written anew")
     says = code[1]                                                      # the imports, behind the installation
     assert "say_device(" in "".join(says["source"]) and "nbval-check-output" not in says["metadata"].get("tags", [])
     assert len(says["outputs"]) == 1 and re.fullmatch(r"(No GPU, \d+ CPU threads?: .+\. With a GPU|NVIDIA .+): .+\.\n", "".join(says["outputs"][0]["text"]))
