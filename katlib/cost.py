@@ -38,7 +38,20 @@ FLOPS: dict = dict(flop_registry) | {
     ours.rational: lambda x, a, b, **_: (2 * _chains(a, b) + 3) * x.numel(),
     ours.rational_backward: lambda g, x, a, b, **_: (6 * _chains(a, b) + 9) * x.numel(),
 }
+WRITTEN = {aten._fused_adamw_: (0, 2, 3)}                           # parameters and two moments; the gradients only under a GradScaler
 FREE = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten._unsafe_view, aten.promote_types}     # no kernel runs
+
+
+def _tensors(tree) -> list[Tensor]:
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+
+
+def _written(op, args: tuple, result) -> list[Tensor]:
+    """What an operator writes: its result, or, where it returns nothing, the arguments that its schema says it changes."""
+    if op._schema.returns:
+        return _tensors(result)
+    changed = [i for i, argument in enumerate(op._schema.arguments) if argument.alias_info and argument.alias_info.is_write]
+    return _tensors([args[i] for i in WRITTEN.get(op.overloadpacket, changed) if i < len(args)])
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,7 @@ class _Meter(TorchDispatchMode):
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = op(*args, **kwargs)
-        read, written = ([t for t in tree_leaves(tree) if isinstance(t, Tensor)] for tree in ((args, kwargs), result))
+        read, written = _tensors((args, kwargs)), _written(op, args, result)
         for t in written:
             self.born(t)
         packet = op.overloadpacket
@@ -130,7 +143,8 @@ def count_step(build: Callable[[], nn.Module], batch_size: int, img_size: int = 
         batch_size, img_size: of the images.
         half: whether the step runs under bfloat16 autocast; parameters, gradients and the optimizer stay float32.
 
-    Attention is counted as the fused kernel that PyTorch takes where it can. The counts are those of separate kernels (eager mode);
+    Attention is counted as the fused kernel that PyTorch takes where it can. `half` goes by the CPU's rules of autocast, which are a GPU's where, as in a
+    transformer of this package, every norm's input is float32. The counts are those of separate kernels (eager mode);
     `torch.compile` fuses some, and then the bytes are fewer.
 
     Example:

@@ -15,10 +15,12 @@ from katlib.rational import GroupRational
 
 
 def as_linear(x: Tensor) -> Tensor:
-    """x as a linear map takes it: under autocast in the half type. Cast before the function in front of it rather than behind, it is half the bytes for
-    the function to move and to keep; a norm's output is float32 under autocast."""
+    """x as a linear map takes it under autocast to bfloat16. Cast before the function in front of it rather than behind, it is half the bytes for the
+    function to move and to keep; a norm's output is float32 under autocast. Not to float16: it would cut off at 65,504 what the function may bring down."""
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if x.dtype == torch.float32 and torch.is_autocast_enabled(device) else x
+    if x.dtype != torch.float32 or x.is_meta or not torch.is_autocast_enabled(device):          # meta knows no autocast
+        return x
+    return x.bfloat16() if torch.get_autocast_dtype(device) == torch.bfloat16 else x
 
 
 class GRKAN(nn.Module):

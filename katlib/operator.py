@@ -33,15 +33,22 @@ def reference_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tens
     return dx.to(x.dtype).contiguous(), da, db
 
 
+def _check_rows(x: Tensor, a: Tensor, b: Tensor) -> None:
+    if not all(len(c) and x.shape[1] % len(c) == 0 for c in (a, b)):
+        raise ValueError(f"{len(a)} and {len(b)} rows of coefficients for {x.shape[1]} groups; the rows must divide the groups")
+
+
 def _register(device: str, backend, serves) -> None:
     """Registers a backend for a device; what it does not serve, the reference does."""
 
     def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        _check_rows(x, a, b)
         if not serves(x.dtype, a.shape[1] - 1, b.shape[1]):
             return reference_forward(x, a, b)
         return backend.forward(x.contiguous(), a.contiguous(), b.contiguous())
 
     def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        _check_rows(x, a, b)
         if not serves(x.dtype, a.shape[1] - 1, b.shape[1]):
             return reference_backward(g, x, a, b)
         return backend.backward(g.contiguous(), x.contiguous(), a.contiguous(), b.contiguous())
@@ -67,8 +74,8 @@ def _(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _fold(batch: int, tensors, dims) -> list[Tensor]:
-    """For vmap: puts the mapped dimension into the groups, so that each sample's groups are groups of their own. Which share a row of coefficients stays
-    as it is, since both become as many times as many."""
+    """For vmap: puts the mapped dimension into the groups, so that each sample's groups are groups of their own. Groups that shared a row still do:
+    groups and rows are both multiplied by the batch."""
     tensors = [t.expand(batch, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims)]
     return [(t.transpose(0, 1).flatten(1, 2) if t.ndim == 4 else t.flatten(0, 1)).contiguous() for t in tensors]
 

@@ -176,7 +176,7 @@ def scale_parallel(folder: Path = FOLDER) -> Html:
     }
     rows = [row for row in record["rows"] if row["kind"] == "parallel"]
     return table(rows, columns, f"A step of one process alone, of two beside each other, and of two that sum their gradients (gloo, one thread each): medians of "
-                 f"{record['rounds']} rounds in turns. {made(record)}")
+                 f"{3 * record['rounds']} rounds in turns. {made(record)}")
 
 
 TABLES: dict[str, Callable[..., Html]] = {"runs": runs, "study": study, "study-cost": study_cost, "learning-rates": learning_rates, "kernel": kernel,

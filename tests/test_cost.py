@@ -17,13 +17,15 @@ def build(mlp):
     return lambda: katlib.VisionTransformer(**SMALL, mlp=mlp)
 
 
-def real_step(mlp):
+def real_step(mlp, half=False):
     model = build(mlp)()
     images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(0, 10, (BATCH,))
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def run():
-        F.cross_entropy(model(images), labels).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = model(images)
+        F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -41,8 +43,9 @@ def test_the_products_are_those_that_run(mlp):
     assert sum(k.flops for k in products) == real.get_total_flops() > 0            # PyTorch's own counter leaves a CPU's attention out
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("mlp", ["grkan", "mlp"])
-def test_what_forward_keeps_is_what_autograd_saves(mlp):
+def test_what_forward_keeps_is_what_autograd_saves(mlp, half):
     model, images, labels, _ = real_step(mlp)
     own, kept = {p.untyped_storage().data_ptr() for p in [*model.parameters(), images]}, {}
 
@@ -52,15 +55,18 @@ def test_what_forward_keeps_is_what_autograd_saves(mlp):
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        loss = F.cross_entropy(model(images), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels)
     assert loss.requires_grad
-    assert count_step(build(mlp), BATCH, 32).kept == pytest.approx(sum(kept.values()), rel=0.01)
+    assert count_step(build(mlp), BATCH, 32, half).kept == pytest.approx(sum(kept.values()), rel=0.01)
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("mlp", ["grkan", "mlp"])
-def test_the_peak_is_that_of_the_allocator(mlp):
+def test_the_peak_is_that_of_the_allocator(mlp, half):
     """The profiler sees every allocation of a real step."""
-    model, images, _, run = real_step(mlp)
+    model, images, _, run = real_step(mlp, half)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     now = most = 0
@@ -68,9 +74,9 @@ def test_the_peak_is_that_of_the_allocator(mlp):
         if event.name() == "[memory]":
             now += event.nbytes()
             most = max(most, now)
-    step = count_step(build(mlp), BATCH, 32)
+    step = count_step(build(mlp), BATCH, 32, half)
     assert most > 2e6
-    assert step.peak - step.before == pytest.approx(most, rel=0.03)
+    assert step.peak - step.before == pytest.approx(most, rel=0.05 if half else 0.01)      # in half types a product's own workspace is added
     assert step.before == pytest.approx(3 * 4 * step.parameters + images.nbytes, rel=0.01)        # with AdamW's two moments
 
 
@@ -98,7 +104,9 @@ def test_half_moves_and_keeps_less_and_the_update_does_not_change():
     for name in of["whole"]:                                             # the first function too, though a norm's output is float32: it is cast first
         assert of["half"][name] == pytest.approx(of["whole"][name] / 2, rel=0.01)
     assert half.kept < 0.75 * whole.kept and half.flops == whole.flops
-    assert [k for k in half.kernels if "adamw" in k.name][0].bytes == [k for k in whole.kernels if "adamw" in k.name][0].bytes
+    for step in (whole, half):                                          # reads a parameter, its gradient and two moments, and writes all but the gradient
+        adamw, = [k for k in step.kernels if "adamw" in k.name]
+        assert adamw.bytes == pytest.approx(28 * step.parameters, rel=0.01)
 
 
 STEP = Step((Kernel("product", "forward", 1000, 10, 0), Kernel("copy", "forward", 0, 400, 0), Kernel("product", "backward", 2000, 20, 0),

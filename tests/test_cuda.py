@@ -132,7 +132,7 @@ def test_what_reaches_the_driver(monkeypatch, tmp_path):
 
 def test_wrong_tensors_do_not_reach_the_kernel():
     x, a, b = torch.randn(4, 2, 8), torch.randn(2, 6), torch.randn(2, 4)
-    for arguments in [(x.double(), a, b), (x.int(), a, b), (x.half(), a.half(), b.half()), (x, torch.randn(3, 6), b), (x, a, torch.randn(4, 4)), (x, a[:0], b), (x[0], a, b), (x, a[0], b), (x, a[:, :0], b),
+    for arguments in [(x.double(), a, b), (x.int(), a, b), (x.half(), a.half(), b.half()), (x, torch.randn(3, 6), b), (x, a, torch.randn(4, 4)), (x, a[:0], b), (x[0], a, b), (x[0], a[:1], b[:1]), (x, a[0], b), (x, a[:, :0], b),
                       (x, torch.randn(2, 10), b), (x, a, torch.randn(2, 9)), (x.transpose(0, 2), a, b), (x[:, :, ::2], a, b), (x, a.to("meta"), b)]:
         with pytest.raises(ValueError, match="given: torch"):
             katlib.cuda.forward(*arguments)

@@ -161,7 +161,7 @@ MUTANTS = [
     ("offset < end", "offset <= end"),                                  # bounds
     ("column >= packs", "column > packs"),
     ("slots && group < groups ?", "slots ?"),
-    ("part < parts", "part < parts - 1"),
+    ("i < share * parts", "i < share * parts - 1"),
     ("slot = 0; valid", "slot = 1; valid"),
     ("lane = rank; lane < lanes;", "lane = rank; lane < lanes - 1;"),
     ("lane = rank; lane < lanes; lane += team", "lane = rank; lane < lanes; lane += WARP"),
@@ -185,10 +185,11 @@ MUTANTS = [
     ("column_step = S % packs", "column_step = 0"),
     ("walk.group / a_share, walk.group / b_share, numerator, denominator);\n    for", "walk.group, walk.group / b_share, numerator, denominator);\n    for"),    # what is shared
     ("walk.group / a_share, walk.group / b_share, numerator, denominator);\n    for", "walk.group / a_share, walk.group, numerator, denominator);\n    for"),
-    ("group < (row + 1) * share", "group <= row * share"),
+    ("i < share * parts", "i < parts"),
+    ("row * share + i / parts", "row * share"),
     ("M + 1 : N, share", "N : M + 1, share"),
     ("? a_share : b_share", "? b_share : a_share"),
-    ("row * share; group", "row; group"),
+    ("row * share + i / parts", "row + i / parts"),
 ]
 
 

@@ -29,6 +29,8 @@ def test_opcheck(dtype):
     torch.library.opcheck(torch.ops.katlib.rational.default, grouped(dtype, rows=0, requires_grad=False))
     torch.library.opcheck(torch.ops.katlib.rational_backward.default, (torch.randn(3, 4, 5).to(dtype), *grouped(dtype)))
     x, a, b = grouped(dtype)
+    with pytest.raises(ValueError, match="3 and 4 rows of coefficients for 4 groups"):
+        torch.ops.katlib.rational(x, a[:3], b)
     torch.library.opcheck(torch.ops.katlib.rational.default, (x, a[:1].detach().requires_grad_(), b[:2].detach().requires_grad_()))      # groups that share rows
     torch.library.opcheck(torch.ops.katlib.rational_backward.default, (torch.randn(3, 4, 5).to(dtype), x, a[:2].detach().requires_grad_(), b[:1].detach().requires_grad_()))
 

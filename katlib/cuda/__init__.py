@@ -76,7 +76,7 @@ def _prepare(name: str, x: Tensor, a: Tensor, b: Tensor, *like_x: Tensor):
     """Checks the tensors; then the module compiled for them, the plan for kernel `name`, and the last arguments of it with their layout."""
     given = (x, a, b, *like_x)
     rows, groups, span = x.shape if x.ndim == 3 else (0, -1, 0)
-    if not (x.dtype in TYPES and a.dtype == b.dtype == torch.promote_types(x.dtype, torch.float32)
+    if not (x.ndim == 3 and x.dtype in TYPES and a.dtype == b.dtype == torch.promote_types(x.dtype, torch.float32)
             and a.ndim == b.ndim == 2 and all(len(c) and groups % len(c) == 0 for c in (a, b)) and 1 <= a.shape[1] <= MAX_DEGREE + 1 and b.shape[1] <= MAX_DEGREE
             and all(t.dtype == x.dtype and t.shape == x.shape for t in like_x) and all(t.device == x.device and t.is_contiguous() for t in given)):
         # on the device it would be a wild pointer

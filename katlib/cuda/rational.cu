@@ -178,9 +178,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) rational_finish(
     const int index = above ? blockIdx.x : blockIdx.x - a_size, degree = above ? M + 1 : N, share = above ? a_share : b_share;
     const int row = index / degree, k = index % degree + (above ? 0 : M + 1);
     double total = 0;
-    for (int group = row * share; group < (row + 1) * share; group++) {
-        const Real *sums = partial + (size_t(group) * COEFFICIENTS + k) * parts;
-        for (int part = threadIdx.x; part < parts; part += blockDim.x) total += sums[part];
+    for (int i = threadIdx.x; i < share * parts; i += blockDim.x) {     // the parts of one group after those of another
+        total += partial[(size_t(row * share + i / parts) * COEFFICIENTS + k) * parts + i % parts];
     }
     for (int half = WARP / 2; half; half /= 2) total += __shfl_down_sync(ALL_LANES, total, half);
     if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = total;
