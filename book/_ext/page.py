@@ -15,6 +15,8 @@ MENDED = [
     # A list may hold entries of lists alone; the bibliography holds more, so it is not called one.
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
     (r'(<div class="citation" id="[^"]*") role="doc-biblioentry"', r"\1"),
+    # Fonts that the theme of Python 3.10 asks for ahead of need, in a way that a page opened from a file may not.
+    (r'<link rel="preload" as="font" [^>]*>\n?', ""),
     # A signature's arguments, each on a line of its own: a list of definitions without terms.
     (r'<dl>\s*((?:<dd><em class="sig-param">.*?</dd>\s*|<dd>(?:(?!</dd>|<dt).)*</dd>\s*)+)</dl>', lambda m: lines_of_signature(m[1])),
     (r'<details class="admonition hide above-input">.*?</details>', lambda m: told_fold(m[0])),
@@ -80,12 +82,12 @@ def finish(app, exception):
         if new != text:
             path.write_text(new, encoding="utf-8")
         used.update(re.findall(r"\bfa-([a-z0-9-]+)", new))
-    icons = out / "_static" / "scripts" / "fontawesome.js"
+    icons = [*out.glob("_static/scripts/fontawesome.js"), *out.glob("_static/vendor/fontawesome/*/js/all.min.js")]          # newer theme, older theme
     for path in (out / "_static").rglob("*.js"):
-        if path != icons and "mathjax" not in path.parts:
+        if path not in icons and "mathjax" not in path.parts:
             used.update(re.findall(r"\bfa-([a-z0-9-]+)", path.read_text(encoding="utf-8")))
-    if icons.exists():
-        icons.write_text(without_unused_icons(icons.read_text(encoding="utf-8"), used), encoding="utf-8")
+    for path in icons:
+        path.write_text(without_unused_icons(path.read_text(encoding="utf-8"), used), encoding="utf-8")
 
 
 def setup(app):
