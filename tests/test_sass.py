@@ -16,6 +16,8 @@ pytestmark = pytest.mark.skipif(bool(missing), reason=missing or "-")
 @pytest.mark.parametrize("arch", sass.ARCHS)
 @pytest.mark.parametrize("dtype", sass.TYPES, ids=str)
 def test_compiles_everywhere_without_spills(dtype, arch):
+    if arch not in jit.architectures():
+        pytest.skip(f"NVRTC of CUDA {torch.version.cuda} does not know sm_{arch}")
     kernels, seconds = sass.measure(dtype, arch)
     assert set(kernels) == {"rational_forward", "rational_backward", "rational_finish"}
     assert all(kernel.spills == 0 for kernel in kernels.values()) and kernels["rational_backward"].shared <= 48 * 1024

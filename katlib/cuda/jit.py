@@ -9,6 +9,7 @@ import functools
 import os
 import struct
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def _include() -> Path:
     return headers[0].parent
 
 
+@functools.cache
+def architectures() -> tuple[int, ...]:
+    """The compute capabilities for which this NVRTC makes machine code; 90 is 9.0."""
+    count = ctypes.c_int()
+    _nvrtc().nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    known = (ctypes.c_int * count.value)()
+    _nvrtc().nvrtcGetSupportedArchs(known)
+    return tuple(known)
+
+
 def compile(source: Path, definitions: dict[str, object], arch: int) -> bytes:
     """`source` as machine code for compute capability `arch` (90 is 9.0), or as PTX where NVRTC does not know so new a device."""
     nvrtc = _nvrtc()
@@ -65,19 +76,16 @@ def compile(source: Path, definitions: dict[str, object], arch: int) -> bytes:
             nvrtc.nvrtcGetProgramLog(program, log)
             raise RuntimeError(f"NVRTC, {source.name} for {arch}: {nvrtc.nvrtcGetErrorString(status).decode()}\n{log.value.decode()}")
 
-    count = ctypes.c_int()
     program = ctypes.c_void_p()
-    check(nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(count)))
-    known = (ctypes.c_int * count.value)()
-    check(nvrtc.nvrtcGetSupportedArchs(known))
-    exact = arch in known
-    target = f"sm_{arch}" if exact else f"compute_{max((a for a in known if a < arch), default=arch)}"
+    exact = arch in architectures()
+    target = f"sm_{arch}" if exact else f"compute_{max((a for a in architectures() if a < arch), default=arch)}"
     options = [*OPTIONS, f"--gpu-architecture={target}", f"-I{_include()}", f"-I{source.parent}", f"-DTHREADS={THREADS}"]
     options += [f"-D{name}={value}" for name, value in definitions.items()]
     array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None))
     try:
-        check(nvrtc.nvrtcCompileProgram(program, len(options), array))
+        with ThreadPoolExecutor(1) as thread:                               # NVRTC 12.4 leaves its thread the locale C, in which Python reads files as ASCII
+            check(thread.submit(nvrtc.nvrtcCompileProgram, program, len(options), array).result())
         size = ctypes.c_size_t()
         kind = "CUBIN" if exact else "PTX"
         check(getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)))
