@@ -1,6 +1,7 @@
 """Exports a KAT for programs that have no katlib and no PyTorch, and checks what they compute: python examples/export.py kat.onnx
 
-`torch.onnx.export` writes the rational functions as the multiplications, additions and one division that they are, which any ONNX runtime has.
+`torch.onnx.export` writes the rational functions as the multiplications, additions and one division that they are, which any ONNX runtime has; for that
+it needs torch 2.7 or newer.
 `torch.export` keeps them as one operator, `katlib::rational`, so a program that loads it has to import katlib, and gets its kernels.
 """
 

@@ -154,4 +154,4 @@ class VisionTransformer(nn.Module):
         x = self.patch_embed(x)                                                             # (B, patches, C)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed       # (B, 1 + patches, C)
         x = self.norm(self.blocks(self.pos_drop(x)))
-        return self.head(x[:, 0])                                                           # (B, num_classes)
+        return self.head(x.select(1, 0))                                                    # (B, num_classes); torch 2.6 exports no x[:, 0] for any B
