@@ -172,7 +172,7 @@ def test_a_device_without_a_compiler_is_told_once(fresh, monkeypatch):
 
 @pytest.mark.skipif(not torch.version.cuda, reason="this torch was built without CUDA")
 def test_compiling(tmp_path):
-    before = locale.setlocale(locale.LC_ALL)
+    before = locale.getpreferredencoding(False)
     source = tmp_path / "wrong.cu"
     source.write_text("__global__ void kernel() { nonsense; }")
     with pytest.raises(RuntimeError, match="wrong.cu(.|\n)*nonsense"):
@@ -180,4 +180,4 @@ def test_compiling(tmp_path):
     source.write_text('extern "C" __global__ void kernel(int *p) { *p = VALUE; }')
     assert jit.compile(source, {"VALUE": 3}, 90)[:4] == b"\x7fELF"
     assert b".target sm_" in jit.compile(source, {"VALUE": 3}, 999)         # newer than NVRTC: PTX, which the driver compiles
-    assert locale.setlocale(locale.LC_ALL) == before
+    assert locale.getpreferredencoding(False) == before

@@ -10,6 +10,7 @@ import locale
 import os
 import struct
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def compile(source: Path, definitions: dict[str, object], arch: int) -> bytes:
     before = locale.setlocale(locale.LC_ALL)                                # NVRTC 12.4 leaves "C" behind, and Python then reads files as ASCII
     check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None))
     try:
-        check(nvrtc.nvrtcCompileProgram(program, len(options), array))
+        with ThreadPoolExecutor(1) as thread:                               # NVRTC 12.4 leaves its thread the locale C, in which Python reads files as ASCII
+            check(thread.submit(nvrtc.nvrtcCompileProgram, program, len(options), array).result())
         size = ctypes.c_size_t()
         kind = "CUBIN" if exact else "PTX"
         check(getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size)))
