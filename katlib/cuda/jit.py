@@ -6,7 +6,6 @@ is private, passes integers as 32 bits only, and packs the arguments of a launch
 
 import ctypes
 import functools
-import locale
 import os
 import struct
 import sys
@@ -83,7 +82,6 @@ def compile(source: Path, definitions: dict[str, object], arch: int) -> bytes:
     options = [*OPTIONS, f"--gpu-architecture={target}", f"-I{_include()}", f"-I{source.parent}", f"-DTHREADS={THREADS}"]
     options += [f"-D{name}={value}" for name, value in definitions.items()]
     array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    before = locale.setlocale(locale.LC_ALL)                                # NVRTC 12.4 leaves "C" behind, and Python then reads files as ASCII
     check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None))
     try:
         with ThreadPoolExecutor(1) as thread:                               # NVRTC 12.4 leaves its thread the locale C, in which Python reads files as ASCII
@@ -96,7 +94,6 @@ def compile(source: Path, definitions: dict[str, object], arch: int) -> bytes:
         return code.raw
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-        locale.setlocale(locale.LC_ALL, before)
 
 
 @functools.cache
