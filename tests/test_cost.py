@@ -62,9 +62,18 @@ def test_what_forward_keeps_is_what_autograd_saves(mlp, half):
     assert count_step(build(mlp), BATCH, 32, half).kept == pytest.approx(sum(kept.values()), rel=0.01)
 
 
+@pytest.fixture
+def one_thread():
+    """In half types a product has a workspace for each thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("mlp", ["grkan", "mlp"])
-def test_the_peak_is_that_of_the_allocator(mlp, half):
+def test_the_peak_is_that_of_the_allocator(mlp, half, one_thread):
     """The profiler sees every allocation of a real step."""
     model, images, _, run = real_step(mlp, half)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -76,7 +85,10 @@ def test_the_peak_is_that_of_the_allocator(mlp, half):
             most = max(most, now)
     step = count_step(build(mlp), BATCH, 32, half)
     assert most > 2e6
-    assert step.peak - step.before == pytest.approx(most, rel=0.05 if half else 0.01)      # in half types a product's own workspace is added
+    if half:                                                            # its products have a workspace, as large as the processor needs it
+        assert 0.75 * most < step.peak - step.before < 1.01 * most
+    else:
+        assert step.peak - step.before == pytest.approx(most, rel=0.01)
     assert step.before == pytest.approx(3 * 4 * step.parameters + images.nbytes, rel=0.01)        # with AdamW's two moments
 
 

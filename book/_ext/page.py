@@ -22,7 +22,7 @@ MENDED = [
     (r'<details class="admonition hide above-input">.*?</details>', lambda m: told_fold(m[0])),
     # A formula and the sign before or behind it stay on one line, which a browser would not know; so does a short piece of code.
     (r'([(\[“"]*)(<span class="math notranslate nohighlight">[^<]*</span>)([^\s<]{1,3}(?=[\s<]))?', lambda m: unbroken(m[0]) if m[1] or m[3] else m[0]),
-    (r'<code class="docutils literal notranslate">(?:<span class="pre">[^<]*</span>\s*)+</code>', lambda m: unbroken(m[0]) if 1 < len(re.sub("<.*?>", "", m[0])) <= 22 else m[0]),
+    (r'<code class="(?:xref py py-\w+ )?docutils literal notranslate">(?:<span class="pre">[^<]*</span>\s*)+</code>', lambda m: unbroken(m[0]) if 1 < len(re.sub("<.*?>", "", m[0])) <= 22 else m[0]),
     (r'(?<=<span class="pre">)[\w.]{23,}(?=</span></code>)', lambda m: m[0].replace(".", ".<wbr>")),
     # A table's caption may be narrower than the table; a number, an interval or a name in it is not torn in two.
     (r'(<table[^>]*class="katlib-table"[^>]*><caption>)(.*?)(</caption>)', r'\1<span class="caption-text">\2</span>\3'),
