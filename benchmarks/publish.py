@@ -68,8 +68,8 @@ def look_inside(model: torch.nn.Module, data) -> dict:
         for parameter in other.blocks[block].mlp.fc2.parameters():
             parameter.zero_()
         without.append(accuracy(other))
-        hook = model.blocks[block].norm2.register_forward_hook(lambda module, inputs, output: seen.append(output))
         seen: list[torch.Tensor] = []
+        hook = model.blocks[block].norm2.register_forward_hook(lambda module, inputs, output: seen.append(output))
         model(normalize(data.test_images[:256]))
         hook.remove()
         x = seen[0].double()                                            # (images, tokens, C)

@@ -41,9 +41,8 @@ def training_step(name: str, mlp: str, batch: int, device: torch.device):
     with torch.device("meta"):
         model = katlib.VisionTransformer(**(TINY if name == "tiny" else MODELS[name]), mlp=mlp)
     model.to_empty(device=device)
-    for module in model.modules():
-        for key, p in module.named_parameters(recurse=False):
-            torch.nn.init.normal_(p, std=0.02)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.02)
     size = model.img_size
     return model, step(model, torch.randn(batch, 3, size, size, device=device), torch.randint(0, 10, (batch,), device=device))
 

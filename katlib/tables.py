@@ -23,6 +23,19 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:+.2f}".replace("-", "−")
 
 
+def quantiles(ms: dict, digits: int = 1) -> str:
+    """The 20th, 50th and 80th percentile of a time."""
+    return ", ".join(f"{ms[q]:.{digits}f}" for q in ("p20", "p50", "p80"))
+
+
+# a training step of a KAT beside its ViT's
+STEP_COLUMNS: dict[str, Callable[[dict], str]] = {
+    "model": lambda row: row["model"], "batch": lambda row: str(row["batch"]),
+    "KAT, ms (p20, p50, p80)": lambda row: quantiles(row["ms"]["KAT"]), "ViT, ms (p20, p50, p80)": lambda row: quantiles(row["ms"]["ViT"]),
+    "KAT / ViT": lambda row: f"{row['ratio']:.3f}",
+}
+
+
 def runs(folder: Path = FOLDER) -> Html:
     """The runs on all of CIFAR-10 that stand by themselves."""
     columns = RUN_COLUMNS | {"learning rate": lambda run: f"{run['config']['lr']:g}"}
@@ -51,7 +64,7 @@ def study_cost(folder: Path = FOLDER) -> Html:
     record = read("study-cost-cpu", folder)
     columns: dict[str, Callable[[dict], str]] = {
         "condition": lambda row: row["title"],
-        "ms a step (p20, p50, p80)": lambda row: ", ".join(f"{row['ms'][q]:.1f}" for q in ("p20", "p50", "p80")),
+        "ms a step (p20, p50, p80)": lambda row: quantiles(row["ms"]),
         "in units of the twin's": lambda row: f"{row['ratio_to_mlp']:.2f}",
         "kept for backward, MiB": lambda row: f"{row['kept_bytes'] / 2**20:.1f}",
     }
@@ -79,7 +92,7 @@ def kernel(folder: Path = FOLDER) -> Html:
     columns: dict[str, Callable[[dict], str]] = {
         "shape": lambda row: " × ".join(map(str, row["shape"])),
         "dtype": lambda row: row["dtype"],
-        "ms (p20, p50, p80)": lambda row: ", ".join(f"{way(row)['ms'][q]:.3f}" for q in ("p20", "p50", "p80")),
+        "ms (p20, p50, p80)": lambda row: quantiles(way(row)["ms"], 3),
         "GB/s": lambda row: f"{way(row)['GB_per_s']:.1f}",
         "share of a copy": lambda row: f"{way(row)['share_of_copy']:.0%}",
         "in units of F.gelu": lambda row: f"{way(row)['ratio_to_gelu']:.2f}",
@@ -92,13 +105,7 @@ def kernel(folder: Path = FOLDER) -> Html:
 def model(folder: Path = FOLDER) -> Html:
     """A training step of a KAT beside the same ViT's."""
     record = read("model-cpu", folder)
-    columns: dict[str, Callable[[dict], str]] = {
-        "model": lambda row: row["model"], "batch": lambda row: str(row["batch"]),
-        "KAT, ms (p20, p50, p80)": lambda row: ", ".join(f"{row['ms']['KAT'][q]:.1f}" for q in ("p20", "p50", "p80")),
-        "ViT, ms (p20, p50, p80)": lambda row: ", ".join(f"{row['ms']['ViT'][q]:.1f}" for q in ("p20", "p50", "p80")),
-        "KAT / ViT": lambda row: f"{row['ratio']:.3f}",
-    }
-    return table(record["rows"], columns, f"{record['what'][0].upper() + record['what'][1:]}; {record['rounds']} rounds in turns. {made(record)}")
+    return table(record["rows"], STEP_COLUMNS, f"{record['what'][0].upper() + record['what'][1:]}; {record['rounds']} rounds in turns. {made(record)}")
 
 
 def _example(name: str, kind: str, titles: dict[str, str], measure: str, heading: str, scale: float, digits: int, folder: Path) -> Html:
@@ -139,7 +146,7 @@ def inference(folder: Path = FOLDER) -> Html:
     rows = [(row, how) for row in record["rows"] for how in row["ratio"]]
 
     def ms(row: dict, model: str, how: str) -> str:
-        return ", ".join(f"{row['ms'][model if how == 'eager' else f'{model} {how}'][q]:.2f}" for q in ("p20", "p50", "p80"))
+        return quantiles(row["ms"][model if how == "eager" else f"{model} {how}"], 2)
 
     columns: dict[str, Callable[[tuple[dict, str]], str]] = {
         "model": lambda r: r[0]["model"], "batch": lambda r: str(r[0]["batch"]),
@@ -153,11 +160,7 @@ def inference(folder: Path = FOLDER) -> Html:
 def scale_steps(folder: Path = FOLDER) -> Html:
     """Time and peak memory of training steps at several sizes."""
     record = read("scale-cpu", folder)
-    columns: dict[str, Callable[[dict], str]] = {
-        "model": lambda row: row["model"], "batch": lambda row: str(row["batch"]),
-        "KAT, ms (p20, p50, p80)": lambda row: ", ".join(f"{row['ms']['KAT'][q]:.1f}" for q in ("p20", "p50", "p80")),
-        "ViT, ms (p20, p50, p80)": lambda row: ", ".join(f"{row['ms']['ViT'][q]:.1f}" for q in ("p20", "p50", "p80")),
-        "KAT / ViT": lambda row: f"{row['ratio']:.3f}",
+    columns = STEP_COLUMNS | {
         "KAT, peak MB": lambda row: f"{row['peak_bytes']['KAT'] / 1e6:.0f}", "ViT, peak MB": lambda row: f"{row['peak_bytes']['ViT'] / 1e6:.0f}",
     }
     rows = [row for row in record["rows"] if row["kind"] == "step"]
