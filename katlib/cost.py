@@ -85,8 +85,11 @@ class Step:
 class Machine:
     """A processor as the model sees it.
 
-    peak: FLOP/s of a large matrix product in the type that the step computes in. bandwidth: bytes/s of a copy, read and written. call: seconds
-    that Python and PyTorch need for each kernel. waits: whether a call waits for its kernel, as on a CPU, or goes on, as on a GPU.
+    Args:
+        peak: FLOP/s of a large matrix product in the type that the step computes in.
+        bandwidth: bytes/s of a copy, read and written.
+        call: seconds that Python and PyTorch need for each kernel.
+        waits: whether a call waits for its kernel, as on a CPU, or goes on, as on a GPU.
     """
 
     peak: float
@@ -140,7 +143,8 @@ def count_step(build: Callable[[], nn.Module], batch_size: int, img_size: int = 
 
     Args:
         build: makes the model, which takes images (B, 3, img_size, img_size) and returns logits (B, classes).
-        batch_size, img_size: of the images.
+        batch_size: images in a step.
+        img_size: their side length in pixels.
         half: whether the step runs under bfloat16 autocast; parameters, gradients and the optimizer stay float32.
 
     Attention is counted as the fused kernel that PyTorch takes where it can. `half` goes by the CPU's rules of autocast, which are a GPU's where, as in a
