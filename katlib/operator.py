@@ -129,9 +129,9 @@ torch.library.register_autograd("katlib::rational_backward", _RationalBackward.b
 
 def grouped_shape(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[int, int, int]:
     """(rows, G, span) for `grouped`."""
-    G = math.lcm(len(numerator), len(denominator))
-    dim %= x.ndim
-    return math.prod(x.shape[:dim]), G, x.shape[dim] // G * math.prod(x.shape[dim + 1:])
+    G, shape = math.lcm(numerator.shape[0], denominator.shape[0]), x.shape
+    dim %= len(shape)
+    return math.prod(shape[:dim]), G, shape[dim] // G * math.prod(shape[dim + 1:])
 
 
 def grouped(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,6 +155,7 @@ def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Ten
 
 # What is asked of torch by private names: whether torch.func transforms what runs now, as torch's own autograd.Function asks it; how many modes wait for each
 # call of the dispatcher; what traces now, or None; what a tensor is to the dispatcher, and that as a number (in torch 2.6 it is equal to nothing).
+TENSORS = Tensor, torch.nn.Parameter
 PRIVATE = "_are_functorch_transforms_active", "_len_torch_dispatch_stack", "_get_tracing_state", "_dispatch_keys", "DispatchKeySet.raw_repr"
 try:
     _transformed, _modes, _tracing, _keys, _number = attrgetter(*PRIVATE)(torch._C)
@@ -164,44 +165,44 @@ except AttributeError:                                                      # a 
         return True
 
 
-def _plain(t: Tensor) -> bool:
-    return type(t) in (Tensor, torch.nn.Parameter) and _number(_keys(t)) == PLAIN
-
-
 def _direct(x: Tensor, a: Tensor, b: Tensor) -> bool:
-    """Whether the dispatcher would do no more than call `katlib.cpu`. Then that is done at once, and it takes the coefficients as they are: what
-    would be spent on the way is half of the time of a small tensor."""
-    return (_plain(x) and _plain(a) and _plain(b) and not _modes() and _tracing() is None
-            and a.dtype == b.dtype == (x.dtype if x.dtype == torch.float64 else torch.float32) and a.is_contiguous() and b.is_contiguous()
-            and cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]))
+    """Whether the dispatcher would do no more than call `katlib.cpu`, which then is done at once: the way there is half of a small tensor's time."""
+    return (type(x) in TENSORS and type(a) in TENSORS and type(b) in TENSORS and _number(_keys(x)) == _number(_keys(a)) == _number(_keys(b)) == PLAIN
+            and not _modes() and _tracing() is None and a.dtype == b.dtype == (x.dtype if x.dtype == torch.float64 else torch.float32)
+            and a.is_contiguous() and b.is_contiguous() and cpu.available(x.dtype, a.shape[1] - 1, b.shape[1]))
 
 
 class _Whole(torch.autograd.Function):
     """`composed` as one node of the graph, for eager mode: six small nodes would cost a small tensor more than the function itself."""
 
     @staticmethod
-    def forward(ctx, x, numerator, denominator, dim):
+    def forward(ctx, x, numerator, denominator, dim, direct):
         ctx.save_for_backward(x, numerator, denominator)
         ctx.dim, ctx.shape = dim, grouped_shape(x, numerator, denominator, dim)
-        if _direct(x, numerator, denominator):
+        if direct:
             return cpu.forward(x.contiguous(), numerator, denominator, ctx.shape)
         parts, a, b = grouped(x, numerator, denominator, dim)
         return FORWARD(parts.contiguous(), a, b).view(x.shape)
 
     @staticmethod
     def backward(ctx, g):
-        x, numerator, denominator = ctx.saved_tensors
+        x, numerator, denominator = ctx.saved_tensors                       # or what hooks have put in their place: direct or not is asked again
         plain = not torch.is_grad_enabled() and not _transformed()
-        if plain and _plain(g) and _direct(x, numerator, denominator):         # again: hooks may have put other tensors in their place
-            return *cpu.backward(g.contiguous(), x.contiguous(), numerator, denominator, ctx.shape), None
+        if plain and type(g) in TENSORS and _number(_keys(g)) == PLAIN and _direct(x, numerator, denominator):
+            return *cpu.backward(g.contiguous(), x.contiguous(), numerator, denominator, ctx.shape), None, None
         parts, a, b = grouped(x, numerator, denominator, ctx.dim)
         pull_back = BACKWARD if plain else _RationalBackward.apply
         dx, da, db = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
-        return dx.view(x.shape), da.to(numerator.dtype), db.to(denominator.dtype), None
+        return dx.view(x.shape), da.to(numerator.dtype), db.to(denominator.dtype), None, None
+
+
+# `_Whole.apply` without the wrapper in Python, which asks once more for transforms, and for tensors that one has left behind: such a one is not direct.
+_apply_direct = super(torch.autograd.Function, _Whole).apply
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
     """F(x) for tensors that are known to fit (`katlib.rational` checks them); gradients of any order."""
     if torch.compiler.is_compiling() or _transformed():
         return composed(x, numerator, denominator, dim)
-    return _Whole.apply(x, numerator, denominator, dim)
+    direct = _direct(x, numerator, denominator)
+    return (_apply_direct if direct else _Whole.apply)(x, numerator, denominator, dim, direct)

@@ -197,6 +197,27 @@ def test_a_plain_call_is_direct(monkeypatch):
         assert_close(mine.grad, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_tensor_left_over_from_a_transform_is_served():
+    """torch.func hands its own wrappers to the function; one that outlives the transform is no plain tensor, and torch unwraps it."""
+    x, a, b = torch.randn(3, 12), torch.randn(2, 6), torch.randn(6, 4)
+    kept = []
+    torch.func.grad(lambda x: (kept.append(x), x.sum())[1])(x)
+    assert not operator._direct(kept[0], a, b)
+    assert_close(katlib.rational(kept[0], a, b), katlib.rational_reference(x, a, b))
+
+
+def test_what_hooks_put_in_the_place_of_a_saved_tensor_is_looked_at_anew():
+    """The same values with other strides, as a hook that stores tensors elsewhere may bring them back: the kernel would read them in the wrong order."""
+    x, a, b = (t.requires_grad_() for t in (torch.randn(3, 12), torch.randn(2, 6), torch.randn(6, 4)))
+    g, brought = torch.randn(3, 12), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.T.contiguous(), lambda t: brought.append(t.T) or t.T):
+        y = katlib.rational(x, a, b)
+    mine, expected = torch.autograd.grad(y, (x, a, b), g), torch.autograd.grad(katlib.rational_reference(x, a, b), (x, a, b), g)
+    assert len(brought) == 3 and not any(t.is_contiguous() for t in brought)
+    for got, wanted in zip(mine, expected):
+        assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_torch_that_has_lost_a_private_name_is_served_all_the_same():
     program = """if True:
         import torch

@@ -99,8 +99,7 @@ def _function(kind: str, dtype: torch.dtype, m: int, n: int):
         return None
     function = getattr(_library(m, n), f"{kind}_{NAMES[dtype]}", None)
     if function is not None:
-        pointers = 4 if kind == "forward" else 7
-        function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * 5 + [ctypes.c_void_p, ctypes.c_int]
+        function.argtypes = [ctypes.c_void_p] * (4 if kind == "forward" else 7) + [ctypes.c_int64] * 5 + [ctypes.c_void_p, ctypes.c_int]
         function.restype = None
     return function
 
@@ -115,7 +114,7 @@ def forward(x: Tensor, a: Tensor, b: Tensor, shape=None) -> Tensor:
     Ga and Gb of G, whose rows are shared by neighbouring groups; a and b float32, or float64 if x is."""
     y = torch.empty_like(x)
     _function("forward", x.dtype, a.shape[1] - 1, b.shape[1])(
-        x.data_ptr(), a.data_ptr(), b.data_ptr(), y.data_ptr(), *(shape or x.shape), len(a), len(b), _parallel(), torch.get_num_threads())
+        x.data_ptr(), a.data_ptr(), b.data_ptr(), y.data_ptr(), *(shape or x.shape), a.shape[0], b.shape[0], _parallel(), torch.get_num_threads())
     return y
 
 
@@ -124,5 +123,5 @@ def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor, shape=None) -> tuple[Te
     dx, da, db = torch.empty_like(x), torch.empty_like(a), torch.empty_like(b)
     _function("backward", x.dtype, a.shape[1] - 1, b.shape[1])(
         g.data_ptr(), x.data_ptr(), a.data_ptr(), b.data_ptr(), dx.data_ptr(), da.data_ptr(), db.data_ptr(),
-        *(shape or x.shape), len(a), len(b), _parallel(), torch.get_num_threads())
+        *(shape or x.shape), a.shape[0], b.shape[0], _parallel(), torch.get_num_threads())
     return dx, da, db

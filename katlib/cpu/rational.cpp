@@ -13,7 +13,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstring>
+#include <memory>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -30,9 +30,9 @@ constexpr int REGISTER = 32;
 constexpr int REGISTER = 16;
 #endif
 constexpr int COEFFICIENTS = M + 1 + N;
-constexpr int64_t ITEM = 32768, TILE = 4096;                // elements of an item; of the part of it that stays in the first-level cache
+constexpr int64_t ITEM = 32768, TILE = 2048;                // elements of an item; of the part of it that stays in the first-level cache
 constexpr int64_t CHUNK = 8192, WIDEST = 1024;              // most elements of a group in a row of an item; of a row with strips of one vector
-constexpr int64_t VECTORS = 64;                             // fewest vectors of a strip in an item, if there are rows enough: adding up takes time too
+constexpr int64_t IN_TILE = 16, IN_ITEM = 64;               // fewest vectors of a strip in either, if there are rows enough: to begin and to add up takes time
 
 // ---- the four types: how a vector of them is read and written; half types are computed in float
 
@@ -73,17 +73,17 @@ static inline halves narrow(floats value, Bfloat16) {       // to the nearest, t
 template <class V, class T> static inline V widen(V value, T) { return value; }
 template <class V, class T> static inline V narrow(V value, T) { return value; }
 
-// n elements, and 0 in the other lanes: zeros add nothing to any gradient. What lies `ahead` of a whole vector is fetched, it will be needed soon.
+// n elements, and 0 in the other lanes: zeros add nothing to any gradient. What lies `ahead` of a whole vector, in the next tile, is fetched already.
 template <class T> static inline Vector<T> load(const Stored<T>* from, int64_t n, int64_t ahead) {
     decltype(narrow(Vector<T>{}, T())) stored{};
     if (n == LANES<T>) __builtin_prefetch(from + ahead);
-    memcpy(&stored, from, n * sizeof *from);
+    __builtin_memcpy(&stored, from, n * sizeof *from);
     return widen(stored, T());
 }
 template <class T> static inline void store(Stored<T>* to, Vector<T> value, int64_t n, int64_t ahead) {
     auto stored = narrow(value, T());
-    if (n == LANES<T>) __builtin_prefetch(to + ahead, 1);
-    memcpy(to, &stored, n * sizeof *to);
+    if (n == LANES<T>) __builtin_prefetch(to + ahead);                    // for reading: to fetch it for writing cost more than it saved
+    __builtin_memcpy(to, &stored, n * sizeof *to);
 }
 
 // Signs by bit operations: a comparison would take three. -0 counts as 0.
@@ -105,8 +105,8 @@ struct Plan {
         this->rows = (size + row - 1) / row;
         width = by_lanes ? lanes : span, strips = row / width;
         chunk = std::min(width, CHUNK), chunks = (width + chunk - 1) / chunk;
-        tile_rows = std::max<int64_t>(1, TILE / (strips * chunk));
-        item_rows = std::max({tile_rows, ITEM / (strips * chunk), VECTORS * lanes / chunk});
+        tile_rows = std::max<int64_t>({1, TILE / (strips * chunk), IN_TILE * lanes / chunk});
+        item_rows = std::max({tile_rows, ITEM / (strips * chunk), IN_ITEM * lanes / chunk});
         items = (this->rows + item_rows - 1) / item_rows * chunks;
         ahead = tile_rows > 1 ? tile_rows * row : TILE / 4;
     }
@@ -199,11 +199,12 @@ template <class T, class V = Vector<T>>
 static void backward(const Stored<T>* g, const Stored<T>* x, const Computed<T>* a, const Computed<T>* b, Stored<T>* dx, Computed<T>* da, Computed<T>* db,
                      const Plan& plan, Parallel parallel, int threads) {
     const auto table = coefficients<T>(a, b, plan);
-    std::vector<V> sums(plan.items * table.size());                         // of every item and strip, lane by lane
+    std::unique_ptr<V[]> sums(new V[plan.items * table.size()]);            // of every item and strip, lane by lane; not zeroed first: they are many
     for_each_item(plan.items, parallel, threads, [&, g, x, dx](int64_t item) {
         plan.for_each_strip(item, [&, g = g, x = x, dx = dx, ahead = plan.ahead](int64_t s, Range rows, Range columns) {
             V A[M + 1], B[N + 1] = {V{} + 1}, sum[COEFFICIENTS], *place = &sums[item * table.size() + s * COEFFICIENTS];
-            for (int k = 0; k < COEFFICIENTS; k++) (k <= M ? A[k] : B[k - M]) = table[s * COEFFICIENTS + k], sum[k] = place[k];
+            bool first = rows.begin == item / plan.chunks * plan.item_rows;
+            for (int k = 0; k < COEFFICIENTS; k++) (k <= M ? A[k] : B[k - M]) = table[s * COEFFICIENTS + k], sum[k] = first ? V{} : place[k];
             plan.for_each_vector<LANES<T>>(rows, columns, [&, g = g, x = x, dx = dx, ahead = ahead](int64_t at, int64_t n) {
                 V X = load<T>(x + at, n, ahead), Z = magnitude(X), P = A[M], Q = B[N], dP = V{}, dQ = V{};
                 for (int i = M - 1; i >= 0; i--) dP = i == M - 1 ? P : dP * X + P, P = P * X + A[i];        // the chain of P' runs one step behind
@@ -219,7 +220,7 @@ static void backward(const Stored<T>* g, const Stored<T>* x, const Computed<T>* 
     });
     std::vector<double> totals(table.size() * LANES<T>), A(plan.Ga * (M + 1)), B(plan.Gb * N + 1);
     for (int64_t item = 0; item < plan.items; item++)
-        for (size_t i = 0; i < totals.size(); i++) totals[i] += ((const Computed<T>*)sums.data())[item * totals.size() + i];
+        for (size_t i = 0; i < totals.size(); i++) totals[i] += ((const Computed<T>*)sums.get())[item * totals.size() + i];
     for (size_t i = 0; i < table.size(); i += COEFFICIENTS)
         for (int lane = 0; lane < LANES<T>; lane++) {
             int64_t g = plan.group(i / COEFFICIENTS, lane), ga = g * plan.Ga / plan.groups, gb = g * plan.Gb / plan.groups;
