@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import katlib
 from katlib.rational import initial_coefficients
-from timing import quantiles, ratio, slug, store, turns
+from timing import keep_pages, quantiles, ratio, slug, store, turns
 
 GROUPS, TOKENS = 8, 197
 WIDTHS = (192, 768, 384, 1536, 3072)                            # of KAT-T, KAT-S and KAT-B, before and after their first linear map
@@ -110,6 +110,8 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
+    if device.type == "cpu":
+        keep_pages()
     batch = {width: math.ceil(ELEMENTS / (TOKENS * width)) for width in WIDTHS}
     shapes = CPU_SHAPES if device.type == "cpu" else [(batch[width] * TOKENS, width) for width in WIDTHS]
     rows = []

@@ -1,6 +1,8 @@
 """How the benchmarks take time: in turns, after warming up, with the cache flushed on a GPU; medians, quantiles and ratios."""
 
+import ctypes
 import statistics
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -11,6 +13,15 @@ from katlib.results import device_name, git_commit, write_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FLUSH_BYTES = 256 * 2 ** 20             # several times the second-level cache of any GPU of today
+
+
+def keep_pages() -> None:
+    """Tells glibc's malloc to give no memory back while this process runs: with its usual limits a tensor of some megabytes may be returned to the
+    system and asked for page by page at the next call, or not, by what else lies on the heap. That can cost more than what is timed."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3                 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        libc.mallopt(trim_threshold, 2 ** 31 - 1)
+        libc.mallopt(mmap_threshold, 2 ** 25)                   # the most that it takes: larger tensors are mapped anew each time, whoever makes them
 
 
 def turns(ways: dict, device: torch.device, rounds: int, warmup: int = 3) -> dict[str, list[float]]:
