@@ -51,15 +51,7 @@ study: $(INSTALLED) ## train what is missing of chapter 13's runs; all of it tak
 	$(BIN)/python benchmarks/study.py cost
 
 gpu: $(INSTALLED) ## on a machine with a GPU: its tests, the memory and race checker where there is one, all benchmarks
-	$(BIN)/python -m pytest --quiet -m gpu
-	@command -v compute-sanitizer >/dev/null || echo "no compute-sanitizer: memory and races are not checked"
-	@! command -v compute-sanitizer >/dev/null || for tool in memcheck racecheck; do \
-	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
-	    $(BIN)/python -m pytest --quiet -m gpu tests/test_gpu.py -k "hostile or ladder" || exit 1; done
-	$(BIN)/python benchmarks/kernel.py --device cuda
-	$(BIN)/python benchmarks/model.py --device cuda
-	$(BIN)/python benchmarks/inference.py --device cuda
-	$(BIN)/python benchmarks/scale.py --device cuda
+	$(BIN)/python benchmarks/gpu.py
 
 sass: $(INSTALLED) ## the CUDA kernel's registers, spills and instructions per element, for all GPUs, without one
 	$(BIN)/python -m katlib.cuda.sass

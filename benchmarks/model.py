@@ -57,7 +57,7 @@ def main() -> None:
             row["ratio_compiled"] = ratio(times, "KAT compiled", "ViT compiled")
         rows.append(row)
         print(f"{name}, batch {batch}: " + ", ".join(f"{way} {q['p50']:.1f} ms" for way, q in row["ms"].items()) + f"; KAT / ViT = {row['ratio']:.3f}", flush=True)
-    store(f"model-{slug(device)}", "training step, KAT and the same ViT with GELU MLPs", device, options.rounds, rows)
+        store(f"model-{slug(device)}", "training step, KAT and the same ViT with GELU MLPs", device, options.rounds, rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ alone, of both without a word between them, of both under DistributedDataParalle
 """
 
 import argparse
-import ctypes
 import multiprocessing
 import os
 import statistics
@@ -20,19 +19,11 @@ from torch import distributed
 
 import katlib
 from model import MODELS, step
-from timing import quantiles, ratio, slug, store, turns
+from timing import keep_memory, quantiles, ratio, slug, store, turns
 
 STEPS = {"cpu": [("nano", 128), ("T", 4), ("T", 16), ("S", 8), ("B", 4)], "cuda": [("T", 256), ("S", 128), ("B", 64), ("B", 16)]}
 PARALLEL = {"cpu": [("nano", 64), ("T", 8), ("T", 1), ("S", 2)], "cuda": [("T", 128), ("S", 128), ("B", 64), ("B", 16)]}
 TINY = dict(img_size=32, patch_size=32, embed_dim=16, depth=4, num_heads=2, num_classes=10)         # so small that only its calls take time
-
-
-def keep_memory() -> None:
-    """Tells the C library to keep what is freed, as a GPU's allocator does (chapter 9): pages that are fetched anew at each step are not the model's cost."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)                                     # M_MMAP_MAX: no mapping for a large tensor alone
-        libc.mallopt(-1, -1)                                    # M_TRIM_THRESHOLD: give nothing back
 
 
 def training_step(name: str, mlp: str, batch: int, device: torch.device):

@@ -15,22 +15,26 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 FLUSH_BYTES = 256 * 2 ** 20             # several times the second-level cache of any GPU of today
 
 
-def keep_pages() -> None:
-    """Tells glibc's malloc to give no memory back while this process runs: with its usual limits a tensor of some megabytes may be returned to the
-    system and asked for page by page at the next call, or not, by what else lies on the heap. That can cost more than what is timed."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3                 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-        libc.mallopt(trim_threshold, 2 ** 31 - 1)
-        libc.mallopt(mmap_threshold, 2 ** 25)                   # the most that it takes: larger tensors are mapped anew each time, whoever makes them
+def keep_memory() -> None:
+    """Tells the C library to keep what is freed, as a GPU's allocator does (chapter 9): pages that are fetched anew at each step are not the model's
+    cost, and whether a freed tensor's pages go back at all depends on what else lies on the heap."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)                                     # M_MMAP_MAX: no mapping for a large tensor alone
+        libc.mallopt(-1, -1)                                    # M_TRIM_THRESHOLD: give nothing back
 
 
-def turns(ways: dict, device: torch.device, rounds: int, warmup: int = 3) -> dict[str, list[float]]:
-    """Milliseconds of each way in each round. The ways take turns, so that whatever else happens to the machine happens to all."""
+def turns(ways: dict, device: torch.device, rounds: int, warmup: int = 3, patience: float = float("inf")) -> dict[str, list[float]]:
+    """Milliseconds of each way in each round. The ways take turns, so that whatever else happens to the machine happens to all. A way that has taken
+    `patience` seconds takes part in the first five rounds only: atomic additions can be a thousand times slower than what they are compared with."""
     times: dict[str, list[float]] = {name: [] for name in ways}
+    spent = dict.fromkeys(ways, 0.0)
     on_gpu = device.type == "cuda"
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device) if on_gpu else None
     for i in range(rounds + warmup):
         for name, run in ways.items():
+            if spent[name] > patience and len(times[name]) >= 5:
+                continue
             if on_gpu:
                 flush.zero_()           # what the last one left in the cache would be a present to the next
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -43,6 +47,7 @@ def turns(ways: dict, device: torch.device, rounds: int, warmup: int = 3) -> dic
                 started = time.perf_counter()
                 run()
                 elapsed = 1e3 * (time.perf_counter() - started)
+            spent[name] += elapsed / 1e3
             if i >= warmup:
                 times[name].append(elapsed)
     return times
@@ -54,7 +59,7 @@ def quantiles(times: list[float]) -> dict[str, float]:
 
 
 def ratio(times: dict[str, list[float]], way: str, to: str) -> float:
-    """The median over the rounds of one way's time in units of another's."""
+    """The median, over the rounds in which both took part, of one way's time in units of another's."""
     return statistics.median(a / b for a, b in zip(times[way], times[to]))
 
 

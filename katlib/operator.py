@@ -129,8 +129,7 @@ torch.library.register_autograd("katlib::rational_backward", _RationalBackward.b
 
 def grouped_shape(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> tuple[int, int, int]:
     """(rows, G, span) for `grouped`."""
-    G, shape = math.lcm(numerator.shape[0], denominator.shape[0]), x.shape
-    dim %= len(shape)
+    G, shape, dim = math.lcm(numerator.shape[0], denominator.shape[0]), x.shape, dim % x.ndim
     return math.prod(shape[:dim]), G, shape[dim] // G * math.prod(shape[dim + 1:])
 
 

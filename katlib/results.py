@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -49,15 +50,15 @@ def say_device(with_gpu: str, without: str) -> None:
 
 
 def git_commit() -> str:
-    """The commit that this package was run from, or "unknown"; "+" marks changes that are not committed."""
+    """The commit that this package was run from; "+" marks changes that are not committed, other than in `results`. Without git: $KATLIB_COMMIT or "unknown"."""
     if not (FOLDER.parent / ".git").exists():
-        return "unknown"
+        return os.environ.get("KATLIB_COMMIT", "unknown")
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)results") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
