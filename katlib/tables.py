@@ -42,9 +42,9 @@ def runs(folder: Path = FOLDER) -> Html:
     return table(sorted(stored_runs(folder), key=lambda run: -run["test_accuracy"]), columns, "Runs on all of CIFAR-10, tested on all 10,000 test images.")
 
 
-def study(folder: Path = FOLDER) -> Html:
+def study(folder: Path = FOLDER, part: str = "study", title: str = "The study") -> Html:
     """Every condition of the study: mean and standard deviation over seeds, and the paired difference to the KAT."""
-    found = stored_runs(folder / "study")
+    found = stored_runs(folder / part)
     columns: dict[str, Callable[[Comparison], str]] = {
         "condition": lambda c: c.title,
         "parameters": lambda c: f"{c.parameters:,}",
@@ -55,8 +55,13 @@ def study(folder: Path = FOLDER) -> Html:
         "p": lambda c: f"{c.p:.3f}" if c.differences else "",
     }
     first = found[0]
-    return table(compare(found), columns, f"The study, {first['preset']}, {first['config']['epochs']} epochs of {first['config']['train_images']:,} images. Mean ± standard "
+    return table(compare(found), columns, f"{title}, {first['preset']}, {first['config']['epochs']} epochs of {first['config']['train_images']:,} images. Mean ± standard "
                  f"deviation over seeds; differences to the KAT, paired by seed, with the interval and p of the paired t-test. {made(first)}")
+
+
+def study_again(folder: Path = FOLDER) -> Html:
+    """The KAT and its twin from five seeds that the study had not seen."""
+    return study(folder, "study-again", "Five other seeds")
 
 
 def study_cost(folder: Path = FOLDER) -> Html:
@@ -182,5 +187,5 @@ def scale_parallel(folder: Path = FOLDER) -> Html:
                  f"{3 * record['rounds']} rounds in turns. {made(record)}")
 
 
-TABLES: dict[str, Callable[..., Html]] = {"runs": runs, "study": study, "study-cost": study_cost, "learning-rates": learning_rates, "kernel": kernel,
+TABLES: dict[str, Callable[..., Html]] = {"runs": runs, "study": study, "study-again": study_again, "study-cost": study_cost, "learning-rates": learning_rates, "kernel": kernel,
                                           "model": model, "convnet": convnet, "gpt": gpt, "inference": inference, "scale-steps": scale_steps, "scale-parallel": scale_parallel}

@@ -68,16 +68,18 @@ def check(cell, *expected, digits):
         assert abs(value - exact) <= 0.5000001 * 10 ** -digits, (cell, expected)
 
 
-def test_the_study(tables):
+@pytest.mark.parametrize("part, conditions", [("study", 18), ("study-again", 2)])
+def test_the_study(tables, part, conditions):
     by_condition = {}
-    for run in records("study/*.json"):
+    for run in records(f"{part}/*.json"):
         by_condition.setdefault(run["title"], {})[run["seed"]] = run
-    head, *rows = tables["study"]
+    head, *rows = tables[part]
+    assert len(rows) == conditions
     assert {row[0] for row in rows} == set(by_condition) and rows[0][0] == "KAT" and len(rows) == len(by_condition)
     for title, parameters, seeds, accuracy, difference, interval, p in rows:
         runs = by_condition[title]
         values = [100 * run["test_accuracy"] for run in runs.values()]
-        check(parameters, runs[0]["parameters"], digits=0)
+        check(parameters, next(iter(runs.values()))["parameters"], digits=0)
         check(seeds, len(values), digits=0)
         check(accuracy, statistics.mean(values), statistics.stdev(values), digits=2)
         if title == "KAT":

@@ -71,14 +71,15 @@ def test_bytes_kept_for_backward_by_hand():
     assert study.kept_bytes(model, x, labels) == 128 * 3072 * 4 + 128 * 10 * 4 + 128 * 8 + 4
 
 
-def test_the_stored_study_is_whole():
-    runs = stored_runs(FOLDER / "study")
+@pytest.mark.parametrize("part", ["study", "study-again"])
+def test_the_stored_study_is_whole(part):
+    runs = stored_runs(FOLDER / part)
     by_condition = {}
     for r in runs:
         by_condition.setdefault(r["condition"], []).append(r)
-    assert set(by_condition) == set(study.CONDITIONS)
+    assert set(by_condition) == set(study.CONDITIONS if part == "study" else study.FIVE)
     for name, some in by_condition.items():
-        assert [r["seed"] for r in some] == list(range(5 if name in study.FIVE else 3))
+        assert [r["seed"] for r in some] == list(range(5, 10) if part == "study-again" else range(5 if name in study.FIVE else 3))
         title, mlp, _ = study.CONDITIONS[name]
         config = replace(PRESETS["cifar-pico"], **{"lr": study.LR} | study.recipe(name, "cifar-pico"))
         assert build_parameters(config, mlp) == some[0]["parameters"]
