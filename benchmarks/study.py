@@ -1,7 +1,7 @@
 """The study behind chapter 13: a KAT beside its MLP twins, and one change of the KAT at a time, several seeds each.
 
     python benchmarks/study.py run                  trains what is missing, writes results/study/CONDITION-seedN.json
-    python benchmarks/study.py run --again          the KAT and its twin from five seeds that the study has not seen: results/study-again
+    python benchmarks/study.py run --again          the KAT and its twin, at both rates, from five seeds that the study has not seen: results/study-again
     python benchmarks/study.py cost                 times a training step of each and counts the bytes kept for backward: results/study-cost-DEVICE.json
 
 On a GPU: python benchmarks/study.py run --preset cifar-small --epochs 50 --seeds 0 1 2 3 4. The peak learning rate was tried on the last 5,000
@@ -57,7 +57,8 @@ CONDITIONS: dict[str, tuple[str, str, dict]] = {
     "degrees-7-6": ("degrees (7, 6)", "grkan", {"degrees": (7, 6)}),
     "groups-channel": ("a denominator for each channel", "grkan", {"groups": None}),
 }
-FIVE = ("kat", "mlp")                           # these get two seeds more, and with --again another five
+FIVE = ("kat", "mlp")                           # these get two seeds more
+AGAIN = ("kat", "mlp", "kat-lr4", "mlp-lr4")    # and these another five with --again
 
 
 def recipe(name: str, preset: str) -> dict:
@@ -71,7 +72,7 @@ def run(options) -> None:
     folder = RESULTS / ("-".join(["study"] + [options.preset] * (options.preset != PRESET) + ["again"] * options.again))
     folder.mkdir(exist_ok=True)
     data = load_cifar10()
-    plan = [(seed, name) for seed in range(5, 10) for name in FIVE] if options.again else [
+    plan = [(seed, name) for seed in range(5, 10) for name in AGAIN] if options.again else [
         (seed, name) for seed in options.seeds for name in options.conditions] if options.seeds else (
         [(seed, name) for seed in (0, 1, 2) for name in options.conditions] + [(seed, name) for seed in (3, 4) for name in FIVE])
     for seed, name in plan:
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--lr", type=float, default=LR)
     parser.add_argument("--seeds", type=int, nargs="*", help="default: 0 1 2, and 3 4 for the KAT and its twin")
-    parser.add_argument("--again", action="store_true", help="the KAT and its twin once more, from seeds 5 to 9")
+    parser.add_argument("--again", action="store_true", help="the KAT and its twin once more, at both learning rates, from seeds 5 to 9")
     parser.add_argument("--conditions", nargs="*", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()

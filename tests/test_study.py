@@ -77,7 +77,7 @@ def test_the_stored_study_is_whole(part):
     by_condition = {}
     for r in runs:
         by_condition.setdefault(r["condition"], []).append(r)
-    assert set(by_condition) == set(study.CONDITIONS if part == "study" else study.FIVE)
+    assert set(by_condition) == set(study.CONDITIONS if part == "study" else study.AGAIN)
     for name, some in by_condition.items():
         assert [r["seed"] for r in some] == list(range(5, 10) if part == "study-again" else range(5 if name in study.FIVE else 3))
         title, mlp, _ = study.CONDITIONS[name]
