@@ -65,7 +65,7 @@ def main() -> None:
             rows.append(row)
             print(f"{name}, batch {batch}: " + ", ".join(f"{way} {q['p50']:.2f} ms" for way, q in row["ms"].items())
                   + "; KAT / ViT " + ", ".join(f"{how} {value:.2f}" for how, value in row["ratio"].items()), flush=True)
-    store(f"inference-{slug(device)}", "inference, KAT and the same ViT with GELU MLPs", device, options.rounds, rows)
+            store(f"inference-{slug(device)}", "inference, KAT and the same ViT with GELU MLPs", device, options.rounds, rows)
 
 
 if __name__ == "__main__":

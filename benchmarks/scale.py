@@ -5,6 +5,7 @@ alone, of both without a word between them, of both under DistributedDataParalle
 """
 
 import argparse
+import ctypes
 import multiprocessing
 import os
 import statistics
@@ -167,9 +168,10 @@ def main() -> None:
         keep_memory()
     machine = speeds(device, 15)
     print(f"{machine['peak'] / 1e9:.0f} GFLOP/s, {machine['bandwidth'] / 1e9:.1f} GB/s, {1e6 * machine['call']:.1f} us a call, {1e6 * machine['call_warm']:.1f} in a row", flush=True)
-    rows = steps(device, options.rounds) + parallel(device, options.rounds)
-    store(f"scale-{slug(device)}", "training steps beside the cost model's inputs; data parallelism on two processes", device, options.rounds,
-          [{"kind": "machine"} | machine] + rows)
+    rows = [{"kind": "machine"} | machine]
+    for part in (steps, parallel):
+        rows += part(device, options.rounds)
+        store(f"scale-{slug(device)}", "training steps beside the cost model's inputs; data parallelism on two processes", device, options.rounds, rows)
 
 
 if __name__ == "__main__":

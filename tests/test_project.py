@@ -1,5 +1,7 @@
 """The repository as a whole: pins, notebooks, the built book."""
 
+import builtins
+import dis
 import json
 import re
 import sys
@@ -65,8 +67,26 @@ def test_the_workflows_run_what_exists(path):
         assert ends["lowest"] == python and ends["newest"] > python and torch_ == "2.6"
 
 
-@pytest.mark.parametrize("path", [path for folder in ("katlib", "benchmarks", "book/_ext", "examples", "tests") for path in sorted((ROOT / folder).rglob("*.py"))],
-                         ids=lambda path: str(path.relative_to(ROOT)))
+PROGRAMS = pytest.mark.parametrize("path", [
+    path for folder in ("katlib", "benchmarks", "book/_ext", "examples", "tests") for path in sorted((ROOT / folder).rglob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@PROGRAMS
+def test_every_name_that_a_program_reads_is_there(path):
+    """What runs seldom, as a benchmark does, would miss an import when it is needed."""
+    def parts(code):
+        yield code
+        for constant in code.co_consts:
+            if isinstance(constant, type(code)):
+                yield from parts(constant)
+
+    steps = [step for part in parts(compile(path.read_text(), str(path), "exec")) for step in dis.get_instructions(part)]
+    read, made = ({step.argval for step in steps if step.opname in names} for names in (("LOAD_GLOBAL", "LOAD_NAME"), ("STORE_GLOBAL", "STORE_NAME")))
+    assert read - made - set(dir(builtins)) <= {"__annotations__", "__file__"}
+
+
+@PROGRAMS
 def test_the_lowest_python_can_read_it(path):
     import ast
     assert ast.parse(path.read_text(), feature_version=(3, 10)).body is not None
