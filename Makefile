@@ -45,9 +45,10 @@ bench: $(INSTALLED) ## time the kernel and the models, keep the figures in resul
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/scale.py
 
-study: $(INSTALLED) ## train what is missing of chapter 13's runs; all of it takes two hours on two CPU cores
+study: $(INSTALLED) ## train what is missing of chapter 13's runs; all of it takes two and a half hours on two CPU cores
 	$(BIN)/python benchmarks/study.py lr
 	$(BIN)/python benchmarks/study.py run
+	$(BIN)/python benchmarks/study.py run --again
 	$(BIN)/python benchmarks/study.py cost
 
 gpu: $(INSTALLED) ## on a machine with a GPU: its tests, the memory and race checker where there is one, all benchmarks

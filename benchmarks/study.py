@@ -69,7 +69,7 @@ def recipe(name: str, preset: str) -> dict:
 
 
 def run(options) -> None:
-    folder = RESULTS / ("-".join(["study"] + [options.preset] * (options.preset != PRESET) + ["again"] * options.again))
+    folder = RESULTS / (("study" if options.preset == PRESET else f"study-{options.preset}") + ("-again" if options.again else ""))
     folder.mkdir(exist_ok=True)
     data = load_cifar10()
     plan = [(seed, name) for seed in range(5, 10) for name in AGAIN] if options.again else [

@@ -60,7 +60,7 @@ def study(folder: Path = FOLDER, part: str = "study", title: str = "The study") 
 
 
 def study_again(folder: Path = FOLDER) -> Html:
-    """The KAT and its twin from five seeds that the study had not seen."""
+    """The KAT and its twin, at both learning rates, from five seeds that the study had not seen."""
     return study(folder, "study-again", "Five other seeds")
 
 
