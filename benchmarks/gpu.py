@@ -1,6 +1,6 @@
 """All that waits for a GPU, one step after the other: python benchmarks/gpu.py [STEP ...] [--seconds 540] [--out FOLDER].
 
-The tests marked `gpu`, NVIDIA's checkers of memory and races over the hostile ones, then the benchmarks; a step that fails or runs out of time does not keep
+The tests marked `gpu`, the benchmarks, then NVIDIA's checkers of memory and races over the hostile tests; a step that fails or runs out of time does not keep
 the next from being taken, and what a benchmark had measured until then is stored. Nothing has to be installed but torch and pytest. With --out, everything
 that was printed and all results that were written are copied there. Ends with a table of the steps, and with 1 if one failed.
 """
