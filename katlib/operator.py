@@ -152,9 +152,9 @@ def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Ten
     return apply(parts.contiguous(), a.contiguous(), b.contiguous()).reshape(x.shape)
 
 
+TENSORS = Tensor, torch.nn.Parameter
 # What is asked of torch by private names: whether torch.func transforms what runs now, as torch's own autograd.Function asks it; how many modes wait for each
 # call of the dispatcher; what traces now, or None; what a tensor is to the dispatcher, and that as a number (in torch 2.6 it is equal to nothing).
-TENSORS = Tensor, torch.nn.Parameter
 PRIVATE = "_are_functorch_transforms_active", "_len_torch_dispatch_stack", "_get_tracing_state", "_dispatch_keys", "DispatchKeySet.raw_repr"
 try:
     _transformed, _modes, _tracing, _keys, _number = attrgetter(*PRIVATE)(torch._C)
