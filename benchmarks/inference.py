@@ -9,27 +9,39 @@ import tempfile
 from pathlib import Path
 
 import torch
-
-import katlib
 from model import MODELS
 from timing import quantiles, ratio, slug, store, turns
+
+import katlib
 
 
 def by_onnxruntime(model: torch.nn.Module, x: torch.Tensor):
     """The model's inference by onnxruntime, with as many threads as torch uses, as a function without arguments; None where it is not installed."""
     try:
         import onnxruntime
-        import onnxscript                                                   # noqa: F401: what torch.onnx.export writes with
+        import onnxscript  # noqa: F401: what torch.onnx.export writes with
     except ImportError:
         print("onnxruntime or onnxscript is not installed: its rows are left out")
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(model, (x,), path, input_names=["images"], dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(
+            model,
+            (x,),
+            path,
+            input_names=["images"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = torch.get_num_threads()
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")        # its threads would spin on into the next way's turn
-        session = onnxruntime.InferenceSession(path.read_bytes(), settings, providers=["CPUExecutionProvider"])
+        settings.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # its threads would spin on into the next way's turn
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), settings, providers=["CPUExecutionProvider"]
+        )
     images = x.numpy()
     return lambda: session.run(None, {"images": images})
 
@@ -59,13 +71,32 @@ def main() -> None:
                 if device.type == "cpu" and (session := by_onnxruntime(model, x)):
                     ways[f"{title} onnxruntime"] = session
             times = turns(ways, device, options.rounds)
-            row = {"model": name, "batch": batch, "dtype": str(dtype).removeprefix("torch."), "ms": {way: quantiles(t) for way, t in times.items()},
-                   "ratio": {how or "eager": ratio(times, f"KAT {how}".strip(), f"ViT {how}".strip()) for how in ("", "compiled", "onnxruntime")
-                             if f"KAT {how}".strip() in times}}
+            row = {
+                "model": name,
+                "batch": batch,
+                "dtype": str(dtype).removeprefix("torch."),
+                "ms": {way: quantiles(t) for way, t in times.items()},
+                "ratio": {
+                    how or "eager": ratio(times, f"KAT {how}".strip(), f"ViT {how}".strip())
+                    for how in ("", "compiled", "onnxruntime")
+                    if f"KAT {how}".strip() in times
+                },
+            }
             rows.append(row)
-            print(f"{name}, batch {batch}: " + ", ".join(f"{way} {q['p50']:.2f} ms" for way, q in row["ms"].items())
-                  + "; KAT / ViT " + ", ".join(f"{how} {value:.2f}" for how, value in row["ratio"].items()), flush=True)
-            store(f"inference-{slug(device)}", "inference, KAT and the same ViT with GELU MLPs", device, options.rounds, rows)
+            print(
+                f"{name}, batch {batch}: "
+                + ", ".join(f"{way} {q['p50']:.2f} ms" for way, q in row["ms"].items())
+                + "; KAT / ViT "
+                + ", ".join(f"{how} {value:.2f}" for how, value in row["ratio"].items()),
+                flush=True,
+            )
+            store(
+                f"inference-{slug(device)}",
+                "inference, KAT and the same ViT with GELU MLPs",
+                device,
+                options.rounds,
+                rows,
+            )
 
 
 if __name__ == "__main__":

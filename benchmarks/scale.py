@@ -16,15 +16,23 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from model import MODELS, step
+from timing import keep_memory, quantiles, ratio, slug, store, turns
 from torch import distributed
 
 import katlib
-from model import MODELS, step
-from timing import keep_memory, quantiles, ratio, slug, store, turns
 
-STEPS = {"cpu": [("nano", 128), ("T", 4), ("T", 16), ("S", 8), ("B", 4)], "cuda": [("T", 256), ("S", 128), ("B", 64), ("B", 16)]}
-PARALLEL = {"cpu": [("nano", 64), ("T", 8), ("T", 1), ("S", 2)], "cuda": [("T", 128), ("S", 128), ("B", 64), ("B", 16)]}
-TINY = dict(img_size=32, patch_size=32, embed_dim=16, depth=4, num_heads=2, num_classes=10)         # so small that only its calls take time
+STEPS = {
+    "cpu": [("nano", 128), ("T", 4), ("T", 16), ("S", 8), ("B", 4)],
+    "cuda": [("T", 256), ("S", 128), ("B", 64), ("B", 16)],
+}
+PARALLEL = {
+    "cpu": [("nano", 64), ("T", 8), ("T", 1), ("S", 2)],
+    "cuda": [("T", 128), ("S", 128), ("B", 64), ("B", 16)],
+}
+TINY = dict(
+    img_size=32, patch_size=32, embed_dim=16, depth=4, num_heads=2, num_classes=10
+)  # so small that only its calls take time
 
 
 def training_step(name: str, mlp: str, batch: int, device: torch.device):
@@ -36,12 +44,16 @@ def training_step(name: str, mlp: str, batch: int, device: torch.device):
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.02)
     size = model.img_size
-    return model, step(model, torch.randn(batch, 3, size, size, device=device), torch.randint(0, 10, (batch,), device=device))
+    return model, step(
+        model,
+        torch.randn(batch, 3, size, size, device=device),
+        torch.randint(0, 10, (batch,), device=device),
+    )
 
 
 def speeds(device: torch.device, rounds: int) -> dict:
-    """The machine of the cost model, `katlib.cost.Machine`, and the type that it computes in."""
-    from katlib.cost import count_step
+    """The machine of the cost model, `katlib.book.cost.Machine`, and the type that it computes in."""
+    from katlib.book.cost import count_step
 
     n, dtype = (2048, torch.float32) if device.type == "cpu" else (8192, torch.bfloat16)
     A, B, C = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(3))
@@ -50,16 +62,31 @@ def speeds(device: torch.device, rounds: int) -> dict:
     tiny = training_step("tiny", "mlp", 1, device)[1]
     for _ in range(3):
         tiny()
-    warm = []                                                   # one after the other, as a GPU's host calls: nothing else empties its caches
+    warm = []  # one after the other, as a GPU's host calls: nothing else empties its caches
     for _ in range(60):
         started = time.perf_counter()
         tiny()
         warm.append(time.perf_counter() - started)
-    times = turns({"product": lambda: torch.mm(A, B, out=C), "copy": lambda: y.copy_(x), "tiny": tiny}, device, rounds)
+    times = turns(
+        {"product": lambda: torch.mm(A, B, out=C), "copy": lambda: y.copy_(x), "tiny": tiny},
+        device,
+        rounds,
+    )
     seconds = {name: statistics.median(t) / 1e3 for name, t in times.items()}
-    kernels = len(count_step(lambda: katlib.VisionTransformer(**TINY, mlp="mlp"), 1, 32, half=device.type == "cuda").kernels)
-    return {"peak": 2 * n ** 3 / seconds["product"], "bandwidth": 2 * x.nbytes / seconds["copy"], "call": seconds["tiny"] / kernels, "call_warm": statistics.median(warm) / kernels,
-            "waits": device.type == "cpu", "dtype": str(dtype).removeprefix("torch."), "ms": {name: quantiles(t) for name, t in times.items()}}
+    kernels = len(
+        count_step(
+            lambda: katlib.VisionTransformer(**TINY, mlp="mlp"), 1, 32, half=device.type == "cuda"
+        ).kernels
+    )
+    return {
+        "peak": 2 * n**3 / seconds["product"],
+        "bandwidth": 2 * x.nbytes / seconds["copy"],
+        "call": seconds["tiny"] / kernels,
+        "call_warm": statistics.median(warm) / kernels,
+        "waits": device.type == "cpu",
+        "dtype": str(dtype).removeprefix("torch."),
+        "ms": {name: quantiles(t) for name, t in times.items()},
+    }
 
 
 def peak_bytes(arguments: tuple[str, str, int, str]) -> int:
@@ -67,18 +94,24 @@ def peak_bytes(arguments: tuple[str, str, int, str]) -> int:
     name, mlp, batch, kind = arguments
     device = torch.device(kind)
     if kind == "cpu":
-        ctypes.CDLL(None).mallopt(-3, 65536)                    # M_MMAP_THRESHOLD: a tensor that is freed goes back to the system at once
-        training_step("tiny", mlp, 1, device)[1]()              # loads what is loaded once
+        ctypes.CDLL(None).mallopt(
+            -3, 65536
+        )  # M_MMAP_THRESHOLD: a tensor that is freed goes back to the system at once
+        training_step("tiny", mlp, 1, device)[1]()  # loads what is loaded once
 
     def resident(key: str) -> int:
-        return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+        return next(
+            int(line.split()[1]) * 1024
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith(key)
+        )
 
     before = resident("VmRSS") if kind == "cpu" else torch.cuda.memory_allocated()
     _, run = training_step(name, mlp, batch, device)
     for _ in range(2):
         run()
     if kind == "cpu":
-        Path("/proc/self/clear_refs").write_text("5")           # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     else:
         torch.cuda.reset_peak_memory_stats()
     run()
@@ -89,15 +122,37 @@ def steps(device: torch.device, rounds: int) -> list[dict]:
     rows = []
     for name, batch in STEPS[device.type]:
         kinds = {"KAT": "grkan", "ViT": "mlp"}
-        times = turns({title: training_step(name, mlp, batch, device)[1] for title, mlp in kinds.items()}, device, rounds, warmup=2)
+        times = turns(
+            {title: training_step(name, mlp, batch, device)[1] for title, mlp in kinds.items()},
+            device,
+            rounds,
+            warmup=2,
+        )
         memory = {}
         for title, mlp in kinds.items():
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:      # a process of its own
+            with ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn")
+            ) as pool:  # a process of its own
                 memory[title] = pool.submit(peak_bytes, (name, mlp, batch, device.type)).result()
-        rows.append({"kind": "step", "model": name, "batch": batch, "ms": {way: quantiles(t) for way, t in times.items()},
-                     "ratio": ratio(times, "KAT", "ViT"), "peak_bytes": memory})
-        print(f"{name}, batch {batch}: " + ", ".join(f"{way} {q['p50']:.1f} ms, {memory[way] / 1e6:.0f} MB" for way, q in rows[-1]["ms"].items())
-              + f"; KAT / ViT = {rows[-1]['ratio']:.3f}", flush=True)
+        rows.append(
+            {
+                "kind": "step",
+                "model": name,
+                "batch": batch,
+                "ms": {way: quantiles(t) for way, t in times.items()},
+                "ratio": ratio(times, "KAT", "ViT"),
+                "peak_bytes": memory,
+            }
+        )
+        print(
+            f"{name}, batch {batch}: "
+            + ", ".join(
+                f"{way} {q['p50']:.1f} ms, {memory[way] / 1e6:.0f} MB"
+                for way, q in rows[-1]["ms"].items()
+            )
+            + f"; KAT / ViT = {rows[-1]['ratio']:.3f}",
+            flush=True,
+        )
     return rows
 
 
@@ -109,14 +164,25 @@ def worker(rank: int, kind: str, rounds: int, meeting: str, out: str) -> None:
     if kind == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // 2))
         keep_memory()
-    distributed.init_process_group("nccl" if kind == "cuda" else "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    distributed.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=2,
+    )
     rows = []
     for name, batch in PARALLEL[kind]:
         torch.manual_seed(0)
         model, alone = training_step(name, "grkan", batch, device)
         size = model.img_size
-        network = torch.nn.parallel.DistributedDataParallel(model, [device] if kind == "cuda" else None)
-        together = step(network, torch.randn(batch, 3, size, size, device=device), torch.randint(0, 10, (batch,), device=device))
+        network = torch.nn.parallel.DistributedDataParallel(
+            model, [device] if kind == "cuda" else None
+        )
+        together = step(
+            network,
+            torch.randn(batch, 3, size, size, device=device),
+            torch.randint(0, 10, (batch,), device=device),
+        )
         gradients = torch.zeros(sum(p.numel() for p in model.parameters()), device=device)
 
         def meet() -> None:
@@ -124,7 +190,12 @@ def worker(rank: int, kind: str, rounds: int, meeting: str, out: str) -> None:
                 torch.cuda.synchronize(device)
             distributed.barrier()
 
-        ways = {"alone": alone if rank == 0 else lambda: None, "beside": alone, "together": together, "sum": lambda: distributed.all_reduce(gradients)}
+        ways = {
+            "alone": alone if rank == 0 else lambda: None,
+            "beside": alone,
+            "together": together,
+            "sum": lambda: distributed.all_reduce(gradients),
+        }
         times: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(rounds + 2):
             for way, run in ways.items():
@@ -134,12 +205,26 @@ def worker(rank: int, kind: str, rounds: int, meeting: str, out: str) -> None:
                 meet()
                 if turn >= 2:
                     times[way].append(1e3 * (time.perf_counter() - started))
-        rows.append({"kind": "parallel", "model": name, "batch_of_each": batch, "processes": 2, "threads_of_each": torch.get_num_threads(),
-                     "gradient_bytes": gradients.nbytes, "ms": {way: quantiles(t) for way, t in times.items()},
-                     "efficiency": ratio(times, "alone", "together"), "efficiency_without_sum": ratio(times, "alone", "beside")})
+        rows.append(
+            {
+                "kind": "parallel",
+                "model": name,
+                "batch_of_each": batch,
+                "processes": 2,
+                "threads_of_each": torch.get_num_threads(),
+                "gradient_bytes": gradients.nbytes,
+                "ms": {way: quantiles(t) for way, t in times.items()},
+                "efficiency": ratio(times, "alone", "together"),
+                "efficiency_without_sum": ratio(times, "alone", "beside"),
+            }
+        )
         if rank == 0:
-            print(f"{name}, batch {batch} each: " + ", ".join(f"{way} {q['p50']:.1f} ms" for way, q in rows[-1]["ms"].items())
-                  + f"; efficiency {rows[-1]['efficiency']:.2f}, without the sum {rows[-1]['efficiency_without_sum']:.2f}", flush=True)
+            print(
+                f"{name}, batch {batch} each: "
+                + ", ".join(f"{way} {q['p50']:.1f} ms" for way, q in rows[-1]["ms"].items())
+                + f"; efficiency {rows[-1]['efficiency']:.2f}, without the sum {rows[-1]['efficiency_without_sum']:.2f}",
+                flush=True,
+            )
     if rank == 0:
         torch.save(rows, out)
     distributed.destroy_process_group()
@@ -152,7 +237,9 @@ def parallel(device: torch.device, rounds: int) -> list[dict]:
         return []
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "rows")
-        torch.multiprocessing.spawn(worker, (device.type, 3 * rounds, os.path.join(folder, "meeting"), out), nprocs=2)
+        torch.multiprocessing.spawn(
+            worker, (device.type, 3 * rounds, os.path.join(folder, "meeting"), out), nprocs=2
+        )
         return torch.load(out)
 
 
@@ -167,11 +254,20 @@ def main() -> None:
             sys.exit("memory on a CPU is measured as Linux tells it")
         keep_memory()
     machine = speeds(device, 15)
-    print(f"{machine['peak'] / 1e9:.0f} GFLOP/s, {machine['bandwidth'] / 1e9:.1f} GB/s, {1e6 * machine['call']:.1f} us a call, {1e6 * machine['call_warm']:.1f} in a row", flush=True)
+    print(
+        f"{machine['peak'] / 1e9:.0f} GFLOP/s, {machine['bandwidth'] / 1e9:.1f} GB/s, {1e6 * machine['call']:.1f} us a call, {1e6 * machine['call_warm']:.1f} in a row",
+        flush=True,
+    )
     rows = [{"kind": "machine"} | machine]
     for part in (steps, parallel):
         rows += part(device, options.rounds)
-        store(f"scale-{slug(device)}", "training steps beside the cost model's inputs; data parallelism on two processes", device, options.rounds, rows)
+        store(
+            f"scale-{slug(device)}",
+            "training steps beside the cost model's inputs; data parallelism on two processes",
+            device,
+            options.rounds,
+            rows,
+        )
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import torch
+from timing import RESULTS, quantiles, ratio, slug, store, turns
 from torch.nn import functional as F
 
-from katlib.data import CIFAR10, load_cifar10
-from katlib.recipe import PRESETS, Config, build_model, build_optimizer
-from katlib.results import write_json
+from katlib.files import write_json
 from katlib.train import train
-from timing import RESULTS, quantiles, ratio, slug, store, turns
+from katlib.train.data import CIFAR10, load_cifar10
+from katlib.train.recipe import PRESETS, Config, build_model, build_optimizer
 
 PRESET, EPOCHS, LR = "cifar-pico", 4, 2e-3
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
@@ -45,10 +45,18 @@ CONDITIONS: dict[str, tuple[str, str, dict]] = {
     "mlp-lr4": ("MLP twin, learning rate 4e-3", "mlp", {"lr": 4e-3}),
     "std02": ("weights of std .02", "grkan", {"weight_std": 0.02}),
     "frozen": ("frozen functions", "grkan", {"learned": False}),
-    "init-identity-identity": ("identity, identity", "grkan", {"act_init": ("identity", "identity")}),
+    "init-identity-identity": (
+        "identity, identity",
+        "grkan",
+        {"act_init": ("identity", "identity")},
+    ),
     "init-swish-swish": ("swish, swish", "grkan", {"act_init": ("swish", "swish")}),
     "init-identity-gelu": ("identity, GELU", "grkan", {"act_init": ("identity", "gelu")}),
-    "init-released-gelu": ("identity, the released “gelu”", "grkan", {"act_init": ("identity", "released-gelu")}),
+    "init-released-gelu": (
+        "identity, the released “gelu”",
+        "grkan",
+        {"act_init": ("identity", "released-gelu")},
+    ),
     "groups-1": ("1 group", "grkan", {"groups": 1}),
     "groups-4": ("4 groups", "grkan", {"groups": 4}),
     "groups-16": ("16 groups", "grkan", {"groups": 16}),
@@ -57,8 +65,8 @@ CONDITIONS: dict[str, tuple[str, str, dict]] = {
     "degrees-7-6": ("degrees (7, 6)", "grkan", {"degrees": (7, 6)}),
     "groups-channel": ("a denominator for each channel", "grkan", {"groups": None}),
 }
-FIVE = ("kat", "mlp")                           # these get two seeds more
-AGAIN = ("kat", "mlp", "kat-lr4", "mlp-lr4")    # and these another five with --again
+FIVE = ("kat", "mlp")  # these get two seeds more
+AGAIN = ("kat", "mlp", "kat-lr4", "mlp-lr4")  # and these another five with --again
 
 
 def recipe(name: str, preset: str) -> dict:
@@ -69,25 +77,46 @@ def recipe(name: str, preset: str) -> dict:
 
 
 def run(options) -> None:
-    folder = RESULTS / (("study" if options.preset == PRESET else f"study-{options.preset}") + ("-again" if options.again else ""))
+    folder = RESULTS / (
+        ("study" if options.preset == PRESET else f"study-{options.preset}")
+        + ("-again" if options.again else "")
+    )
     folder.mkdir(exist_ok=True)
     data = load_cifar10()
-    plan = [(seed, name) for seed in range(5, 10) for name in AGAIN] if options.again else [
-        (seed, name) for seed in options.seeds for name in options.conditions] if options.seeds else (
-        [(seed, name) for seed in (0, 1, 2) for name in options.conditions] + [(seed, name) for seed in (3, 4) for name in FIVE])
+    plan = (
+        [(seed, name) for seed in range(5, 10) for name in AGAIN]
+        if options.again
+        else [(seed, name) for seed in options.seeds for name in options.conditions]
+        if options.seeds
+        else (
+            [(seed, name) for seed in (0, 1, 2) for name in options.conditions]
+            + [(seed, name) for seed in (3, 4) for name in FIVE]
+        )
+    )
     for seed, name in plan:
         path = folder / f"{name}-seed{seed}.json"
         if path.exists():
             continue
         title, mlp, _ = CONDITIONS[name]
-        record = train(options.preset, mlp, options.epochs, seed, data=data, progress=False, **{"lr": options.lr} | recipe(name, options.preset))
-        for function in record["activations"].values():             # seven digits say what a float32 is
+        record = train(
+            options.preset,
+            mlp,
+            options.epochs,
+            seed,
+            data=data,
+            progress=False,
+            **{"lr": options.lr} | recipe(name, options.preset),
+        )
+        for function in record["activations"].values():  # seven digits say what a float32 is
             for key, rows in function.items():
                 function[key] = [[float(f"{value:.7g}") for value in row] for row in rows]
         if name == "groups-channel":
-            del record["activations"]                               # thousands of functions
+            del record["activations"]  # thousands of functions
         write_json(path, {"condition": name, "title": title} | record)
-        print(f"{title}, seed {seed}: {record['test_accuracy']:.2%} in {record['wall_s']:.0f} s", flush=True)
+        print(
+            f"{title}, seed {seed}: {record['test_accuracy']:.2%} in {record['wall_s']:.0f} s",
+            flush=True,
+        )
 
 
 def tried(arguments: tuple[str, float, str]) -> dict:
@@ -95,7 +124,13 @@ def tried(arguments: tuple[str, float, str]) -> dict:
     mlp, rate, preset = arguments
     torch.set_num_threads(1)
     data = load_cifar10(progress=False)
-    held_out = CIFAR10(data.train_images[:45000], data.train_labels[:45000], data.train_images[45000:], data.train_labels[45000:], data.sha256)
+    held_out = CIFAR10(
+        data.train_images[:45000],
+        data.train_labels[:45000],
+        data.train_images[45000:],
+        data.train_labels[45000:],
+        data.sha256,
+    )
     record = train(preset, mlp, 5, seed=100, data=held_out, device="cpu", progress=False, lr=rate)
     print(f"{mlp}, lr {rate}: {record['test_accuracy']:.2%} of the held-out images", flush=True)
     return {"mlp": mlp, "lr": rate, "accuracy": record["test_accuracy"], "config": record["config"]}
@@ -103,8 +138,18 @@ def tried(arguments: tuple[str, float, str]) -> dict:
 
 def lr(options) -> None:
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        rows = list(pool.map(tried, [(mlp, rate, options.preset) for rate in RATES for mlp in ("grkan", "mlp")]))
-    store("study-lr", "accuracy on the last 5,000 training images after 5 epochs of the others, seed 100", torch.device("cpu"), 1, rows)
+        rows = list(
+            pool.map(
+                tried, [(mlp, rate, options.preset) for rate in RATES for mlp in ("grkan", "mlp")]
+            )
+        )
+    store(
+        "study-lr",
+        "accuracy on the last 5,000 training images after 5 epochs of the others, seed 100",
+        torch.device("cpu"),
+        1,
+        rows,
+    )
 
 
 def kept_bytes(model: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor) -> int:
@@ -118,14 +163,19 @@ def kept_bytes(model: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor) ->
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = F.cross_entropy(model(x), labels)                    # alive until here, so that no two share an address
+        loss = F.cross_entropy(
+            model(x), labels
+        )  # alive until here, so that no two share an address
     del loss
     return sum(kept.values())
 
 
 def cost(options) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    x, labels = torch.randn(128, 3, 32, 32, device=device), torch.randint(0, 10, (128,), device=device)
+    x, labels = (
+        torch.randn(128, 3, 32, 32, device=device),
+        torch.randint(0, 10, (128,), device=device),
+    )
     ways, models = {}, {}
     for name, (title, mlp, _) in CONDITIONS.items():
         config = replace(PRESETS[options.preset], **recipe(name, options.preset))
@@ -141,11 +191,28 @@ def cost(options) -> None:
 
         ways[name] = step
     times = turns(ways, device, options.rounds)
-    rows = [{"condition": name, "title": CONDITIONS[name][0], "ms": quantiles(times[name]), "ratio_to_mlp": ratio(times, name, "mlp"),
-             "kept_bytes": kept_bytes(models[name], x, labels), "parameters": sum(p.numel() for p in models[name].parameters())} for name in CONDITIONS]
+    rows = [
+        {
+            "condition": name,
+            "title": CONDITIONS[name][0],
+            "ms": quantiles(times[name]),
+            "ratio_to_mlp": ratio(times, name, "mlp"),
+            "kept_bytes": kept_bytes(models[name], x, labels),
+            "parameters": sum(p.numel() for p in models[name].parameters()),
+        }
+        for name in CONDITIONS
+    ]
     for row in rows:
-        print(f"{row['title']}: {row['ms']['p50']:.1f} ms, {row['ratio_to_mlp']:.2f} of the twin's, {row['kept_bytes'] / 2**20:.1f} MiB kept")
-    store(f"study-cost-{slug(device)}", f"training step of {options.preset}, batch 128", device, options.rounds, rows)
+        print(
+            f"{row['title']}: {row['ms']['p50']:.1f} ms, {row['ratio_to_mlp']:.2f} of the twin's, {row['kept_bytes'] / 2**20:.1f} MiB kept"
+        )
+    store(
+        f"study-cost-{slug(device)}",
+        f"training step of {options.preset}, batch 128",
+        device,
+        options.rounds,
+        rows,
+    )
 
 
 def main() -> None:
@@ -154,8 +221,14 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default=PRESET)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--lr", type=float, default=LR)
-    parser.add_argument("--seeds", type=int, nargs="*", help="default: 0 1 2, and 3 4 for the KAT and its twin")
-    parser.add_argument("--again", action="store_true", help="the KAT and its twin once more, at both learning rates, from seeds 5 to 9")
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", help="default: 0 1 2, and 3 4 for the KAT and its twin"
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="the KAT and its twin once more, at both learning rates, from seeds 5 to 9",
+    )
     parser.add_argument("--conditions", nargs="*", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()

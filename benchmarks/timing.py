@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from katlib.results import device_name, git_commit, write_json
+from katlib.files import write_json
+from katlib.provenance import device_name, git_commit
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-FLUSH_BYTES = 256 * 2 ** 20             # several times the second-level cache of any GPU of today
+FLUSH_BYTES = 256 * 2**20  # several times the second-level cache of any GPU of today
 
 
 def keep_memory() -> None:
@@ -20,11 +21,13 @@ def keep_memory() -> None:
     cost, and whether a freed tensor's pages go back at all depends on what else lies on the heap."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)                                     # M_MMAP_MAX: no mapping for a large tensor alone
-        libc.mallopt(-1, -1)                                    # M_TRIM_THRESHOLD: give nothing back
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping for a large tensor alone
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: give nothing back
 
 
-def turns(ways: dict, device: torch.device, rounds: int, warmup: int = 3, patience: float = float("inf")) -> dict[str, list[float]]:
+def turns(
+    ways: dict, device: torch.device, rounds: int, warmup: int = 3, patience: float = float("inf")
+) -> dict[str, list[float]]:
     """Milliseconds of each way in each round. The ways take turns, so that whatever else happens to the machine happens to all. A way that has taken
     `patience` seconds takes part in the first five rounds only: atomic additions can be a thousand times slower than what they are compared with."""
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -36,7 +39,7 @@ def turns(ways: dict, device: torch.device, rounds: int, warmup: int = 3, patien
             if spent[name] > patience and len(times[name]) >= 5:
                 continue
             if on_gpu:
-                flush.zero_()           # what the last one left in the cache would be a present to the next
+                flush.zero_()  # what the last one left in the cache would be a present to the next
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 start.record()
                 run()
@@ -65,9 +68,18 @@ def ratio(times: dict[str, list[float]], way: str, to: str) -> float:
 
 def store(name: str, what: str, device: torch.device, rounds: int, rows: list[dict]) -> None:
     """Writes results/`name`.json with where it was made, and says so."""
-    write_json(RESULTS / f"{name}.json", {
-        "what": what, "device_name": device_name(device), "torch": torch.__version__, "commit": git_commit(), "date": date.today().isoformat(),
-        "rounds": rounds, "rows": rows})
+    write_json(
+        RESULTS / f"{name}.json",
+        {
+            "what": what,
+            "device_name": device_name(device),
+            "torch": torch.__version__,
+            "commit": git_commit(),
+            "date": date.today().isoformat(),
+            "rounds": rounds,
+            "rows": rows,
+        },
+    )
     print(f"written to results/{name}.json")
 
 

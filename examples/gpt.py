@@ -10,13 +10,13 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import loop
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import katlib
-import loop
-from katlib.recipe import Config
+from katlib.train.recipe import Config
 from katlib.vit import Mlp
 
 WIDTH, DEPTH, HEADS, CONTEXT = 64, 2, 2, 64
@@ -27,7 +27,9 @@ def stdlib_text(limit: int = 400_000) -> str:
     parts, size = [], 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (
+                text := ast.get_docstring(node)
+            ):
                 parts.append(text.encode("ascii", "ignore").decode() + "\n\n")
                 size += len(parts[-1])
         if size >= limit:
@@ -46,10 +48,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(B, N, 3, HEADS, C // HEADS).permute(2, 0, 3, 1, 4)      # each (B, heads, N, C / heads)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)                              # (B, heads, N, C / heads)
-        x = x + self.proj(attended.transpose(1, 2).reshape(B, N, C))                                    # (B, N, C)
-        return x + self.mlp(self.norm2(x))                                                              # (B, N, C)
+        q, k, v = (
+            self.qkv(self.norm1(x)).view(B, N, 3, HEADS, C // HEADS).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, N, C / heads)
+        attended = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True
+        )  # (B, heads, N, C / heads)
+        x = x + self.proj(attended.transpose(1, 2).reshape(B, N, C))  # (B, N, C)
+        return x + self.mlp(self.norm2(x))  # (B, N, C)
 
 
 class GPT(nn.Module):
@@ -57,18 +63,28 @@ class GPT(nn.Module):
 
     def __init__(self, characters: int, mlp: str):
         super().__init__()
-        make = {"grkan": lambda: katlib.GRKANMlp(WIDTH, 4 * WIDTH, init=("identity", "gelu")), "mlp": lambda: Mlp(WIDTH, 4 * WIDTH)}[mlp]
-        self.token, self.position = nn.Embedding(characters, WIDTH), nn.Parameter(0.02 * torch.randn(CONTEXT, WIDTH))
+        make = {
+            "grkan": lambda: katlib.GRKANMlp(WIDTH, 4 * WIDTH, init=("identity", "gelu")),
+            "mlp": lambda: Mlp(WIDTH, 4 * WIDTH),
+        }[mlp]
+        self.token, self.position = (
+            nn.Embedding(characters, WIDTH),
+            nn.Parameter(0.02 * torch.randn(CONTEXT, WIDTH)),
+        )
         self.blocks = nn.Sequential(*[Block(make()) for _ in range(DEPTH)])
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, characters)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.norm(self.blocks(self.token(tokens) + self.position[:tokens.shape[1]])))
+        return self.head(
+            self.norm(self.blocks(self.token(tokens) + self.position[: tokens.shape[1]]))
+        )
 
 
 def loss_on(model: nn.Module, text: Tensor, starts: Tensor) -> Tensor:
     """Mean cross-entropy in nats a character over the windows of CONTEXT characters that begin at `starts`."""
-    windows = text[starts[:, None] + torch.arange(CONTEXT + 1, device=text.device)]                     # (B, CONTEXT + 1)
+    windows = text[
+        starts[:, None] + torch.arange(CONTEXT + 1, device=text.device)
+    ]  # (B, CONTEXT + 1)
     return F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
 
 
@@ -85,16 +101,40 @@ def main() -> None:
             model = GPT(len(characters), mlp).to(opts.device)
 
             def loss_of(generator: torch.Generator) -> Tensor:
-                return loss_on(model, training, torch.randint(len(training) - CONTEXT - 1, (opts.batch,), generator=generator).to(opts.device))
+                return loss_on(
+                    model,
+                    training,
+                    torch.randint(
+                        len(training) - CONTEXT - 1, (opts.batch,), generator=generator
+                    ).to(opts.device),
+                )
 
-            row = {"mlp": mlp, "seed": seed} | loop.train(model, loss_of, opts.steps, seed, Config(lr=3e-3))
-            starts = torch.arange(0, len(test) - CONTEXT - 1, CONTEXT, device=opts.device)[:10 * opts.steps]
+            row = {"mlp": mlp, "seed": seed} | loop.train(
+                model, loss_of, opts.steps, seed, Config(lr=3e-3)
+            )
+            starts = torch.arange(0, len(test) - CONTEXT - 1, CONTEXT, device=opts.device)[
+                : 10 * opts.steps
+            ]
             with torch.no_grad():
-                row["loss"] = sum(loss_on(model.eval(), test, part).item() * len(part) for part in starts.split(64)) / len(starts)
+                row["loss"] = sum(
+                    loss_on(model.eval(), test, part).item() * len(part)
+                    for part in starts.split(64)
+                ) / len(starts)
             rows.append(row)
-            print(f"{mlp:5} seed {seed}: {row['parameters']:,} parameters, test loss {row['loss']:.4f} nats a character, {row['train_s']:.0f} s", flush=True)
-    loop.store(opts.out, "a character-level GPT on the standard library's docstrings, with MLPs (GELU) or GR-KANs that start as GELU", opts, rows,
-               characters=len(characters), text_length=len(text), text_sha256=hashlib.sha256(text.encode()).hexdigest(), python=sys.version.split()[0])
+            print(
+                f"{mlp:5} seed {seed}: {row['parameters']:,} parameters, test loss {row['loss']:.4f} nats a character, {row['train_s']:.0f} s",
+                flush=True,
+            )
+    loop.store(
+        opts.out,
+        "a character-level GPT on the standard library's docstrings, with MLPs (GELU) or GR-KANs that start as GELU",
+        opts,
+        rows,
+        characters=len(characters),
+        text_length=len(text),
+        text_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        python=sys.version.split()[0],
+    )
 
 
 if __name__ == "__main__":

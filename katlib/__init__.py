@@ -1,7 +1,13 @@
-"""katlib: the Kolmogorov-Arnold Transformer (KAT, arXiv 2409.10594), small enough to read in an evening."""
+"""katlib: the Kolmogorov-Arnold Transformer (KAT, arXiv 2409.10594).
+
+To understand KAT, read `reference`, `rational`, `init`, `grkan` and `vit`, in this order. Around them:
+`ops` and the kernels in `cpu` and `cuda`; `fit`, `spline`, `convert`, `pretrained` and `timm`; and the
+floors that come with extras: `train`, `widgets` and `book`.
+"""
+
+from importlib import import_module
 
 from katlib.convert import from_vit
-from katlib.data import load_cifar10
 from katlib.fit import RationalFit, fit_rational
 from katlib.grkan import GRKAN, GRKANMlp
 from katlib.init import gain
@@ -11,13 +17,31 @@ from katlib.spline import SplineKAN
 from katlib.vit import VisionTransformer
 
 __version__ = "0.1.0"
-LIVE = ("RationalExplorer", "DenominatorExplorer", "SplineExplorer", "TrainedExplorer")        # loaded when first used: training needs no ipywidgets
-__all__ = ["rational", "rational_reference", "GroupRational", "GRKAN", "GRKANMlp", "SplineKAN", "VisionTransformer", "load_pretrained", "save_pretrained", "from_vit",
-           "RationalFit", "fit_rational", "gain", "load_cifar10", *LIVE]
+
+LIVE = ("RationalExplorer", "DenominatorExplorer", "SplineExplorer", "TrainedExplorer")
+# loaded at first use: they need packages that only extras bring
+_LAZY = {"load_cifar10": "katlib.train.data"} | dict.fromkeys(LIVE, "katlib.widgets")
+
+__all__ = [
+    "rational",
+    "rational_reference",
+    "GroupRational",
+    "GRKAN",
+    "GRKANMlp",
+    "SplineKAN",
+    "VisionTransformer",
+    "load_pretrained",
+    "save_pretrained",
+    "from_vit",
+    "RationalFit",
+    "fit_rational",
+    "gain",
+    "load_cifar10",
+    *LIVE,
+]
 
 
-def __getattr__(name: str):
-    if name in LIVE:
-        from katlib import widgets
-        return getattr(widgets, name)
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'katlib' has no attribute {name!r}")

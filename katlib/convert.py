@@ -16,13 +16,19 @@ from torch import Tensor, nn
 from katlib.fit import fit_rational, refit
 from katlib.grkan import GRKANMlp
 
-SAMPLES = 4000                              # of an activation's inputs, by size, on which its fit is refined
-MARGIN = 1.1                                # of the fitted over the measured interval: other images go a little further
+SAMPLES = 4000  # of an activation's inputs, by size, on which its fit is refined
+MARGIN = 1.1  # of the fitted over the measured interval: other images go a little further
 
 
 @torch.no_grad()
-def from_vit(model: nn.Module, images: Tensor | None = None, *, groups: int = 8, degrees: tuple[int, int] | None = None,
-             tolerance: float = 1e-2) -> nn.Module:
+def from_vit(
+    model: nn.Module,
+    images: Tensor | None = None,
+    *,
+    groups: int = 8,
+    degrees: tuple[int, int] | None = None,
+    tolerance: float = 1e-2,
+) -> nn.Module:
     """A KAT that computes what a Vision Transformer with MLPs computes, ready to be trained on.
 
     Args:
@@ -52,7 +58,9 @@ def from_vit(model: nn.Module, images: Tensor | None = None, *, groups: int = 8,
     """
     mlps = {name: module for name, module in model.named_modules() if _is_mlp(name, module)}
     if not mlps:
-        raise ValueError(f"{type(model).__name__} has no MLP made of fc1, act and fc2; nothing to convert")
+        raise ValueError(
+            f"{type(model).__name__} has no MLP made of fc1, act and fc2; nothing to convert"
+        )
     kat = copy.deepcopy(model).eval()
     device = next(kat.parameters()).device
     images = (_noise(kat) if images is None else images).to(device)
@@ -61,6 +69,7 @@ def from_vit(model: nn.Module, images: Tensor | None = None, *, groups: int = 8,
     def note(name: str):
         def hook(module, arguments):
             seen[name] = arguments[0].detach().flatten().double().cpu()
+
         return hook
 
     hooks = [kat.get_submodule(name).act.register_forward_pre_hook(note(name)) for name in mlps]
@@ -74,27 +83,58 @@ def from_vit(model: nn.Module, images: Tensor | None = None, *, groups: int = 8,
         if change <= tolerance * scale:
             break
     else:
-        warnings.warn(f"the logits change by up to {change / scale:.1%} of their root mean square, more than the tolerance of {tolerance:.1%}", stacklevel=3)
-    kat.conversion = {"degrees": pair, "largest_logit_change": change, "logit_scale": scale, "relative_change": change / scale, "layers": layers}
+        warnings.warn(
+            f"the logits change by up to {change / scale:.1%} of their root mean square, more than the tolerance of {tolerance:.1%}",
+            stacklevel=3,
+        )
+    kat.conversion = {
+        "degrees": pair,
+        "largest_logit_change": change,
+        "logit_scale": scale,
+        "relative_change": change / scale,
+        "layers": layers,
+    }
     return kat.train(model.training)
 
 
-def _replace(kat: nn.Module, mlps: dict[str, nn.Module], seen: dict[str, Tensor], degrees: tuple[int, int], groups: int) -> dict[str, dict]:
+def _replace(
+    kat: nn.Module,
+    mlps: dict[str, nn.Module],
+    seen: dict[str, Tensor],
+    degrees: tuple[int, int],
+    groups: int,
+) -> dict[str, dict]:
     """Puts a `GRKANMlp` in the place of each MLP, in place; returns what is said of each fit."""
     layers, wide = {}, {}
     for name, mlp in mlps.items():
-        x, act = seen[name], (lambda x, act=mlp.act: act(x.clone()))            # a clone: the activation may work in place
-        reach = max(3.0, math.ceil(MARGIN * x.abs().max().item()))              # whole, so that layers share the slow part of the fit
+        x, act = (
+            seen[name],
+            (lambda x, act=mlp.act: act(x.clone())),
+        )  # a clone: the activation may work in place
+        reach = max(
+            3.0, math.ceil(MARGIN * x.abs().max().item())
+        )  # whole, so that layers share the slow part of the fit
         key = (repr(mlp.act), reach)
         wide[key] = wide.get(key) or fit_rational(act, degrees, (-reach, reach), rounds=10)
-        fit = refit(wide[key], act, x.sort().values[::math.ceil(len(x) / SAMPLES)])
-        new = GRKANMlp(mlp.fc1.in_features, mlp.fc1.out_features, mlp.fc2.out_features, groups=groups, degrees=degrees, init=("identity", fit))
+        fit = refit(wide[key], act, x.sort().values[:: math.ceil(len(x) / SAMPLES)])
+        new = GRKANMlp(
+            mlp.fc1.in_features,
+            mlp.fc1.out_features,
+            mlp.fc2.out_features,
+            groups=groups,
+            degrees=degrees,
+            init=("identity", fit),
+        )
         new.fc1, new.fc2 = copy.deepcopy(mlp.fc1), copy.deepcopy(mlp.fc2)
         new.drop2.p = getattr(getattr(mlp, "drop1", None), "p", 0.0)
         parent, _, last = name.rpartition(".")
         setattr(kat.get_submodule(parent), last, new.to(mlp.fc1.weight.device).eval())
-        layers[name] = {"activation": type(mlp.act).__name__, "interval": fit.interval, "max_error": fit.max_error,
-                        "typical_error": (fit(x) - act(x)).square().mean().sqrt().item()}
+        layers[name] = {
+            "activation": type(mlp.act).__name__,
+            "interval": fit.interval,
+            "max_error": fit.max_error,
+            "typical_error": (fit(x) - act(x)).square().mean().sqrt().item(),
+        }
     return layers
 
 
@@ -104,21 +144,37 @@ def _is_mlp(name: str, module: nn.Module) -> bool:
     if isinstance(module, GRKANMlp):
         raise ValueError(f"{kind} is a GR-KAN already")
     if {"fc1_g", "fc1_x", "w1", "w2"} & parts.keys():
-        raise ValueError(f"{kind} is gated: the product of two branches is not a function of one, so no GR-KAN computes it")
+        raise ValueError(
+            f"{kind} is gated: the product of two branches is not a function of one, so no GR-KAN computes it"
+        )
     if "fc2" not in parts or "fc1" not in parts:
         if {"mlp_act", "in_proj"} <= parts.keys():
-            raise ValueError(f"{kind} computes attention and MLP in one product; there is no MLP by itself to replace")
+            raise ValueError(
+                f"{kind} computes attention and MLP in one product; there is no MLP by itself to replace"
+            )
         return False
     fc1, fc2, act = parts["fc1"], parts["fc2"], parts.get("act")
     if not (isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)):
-        raise ValueError(f"{kind} has {type(fc1).__name__} and {type(fc2).__name__}; fc1 and fc2 must be linear maps (torch.nn.Linear)")
+        raise ValueError(
+            f"{kind} has {type(fc1).__name__} and {type(fc2).__name__}; fc1 and fc2 must be linear maps (torch.nn.Linear)"
+        )
     if fc1.out_features != fc2.in_features:
-        raise ValueError(f"{kind} is gated: fc1 makes {fc1.out_features} numbers and fc2 takes {fc2.in_features}; no GR-KAN computes the product between them")
-    between = [part for part, child in parts.items() if part not in ("fc1", "act", "fc2") and not isinstance(child, (nn.Identity, nn.Dropout))]
+        raise ValueError(
+            f"{kind} is gated: fc1 makes {fc1.out_features} numbers and fc2 takes {fc2.in_features}; no GR-KAN computes the product between them"
+        )
+    between = [
+        part
+        for part, child in parts.items()
+        if part not in ("fc1", "act", "fc2") and not isinstance(child, (nn.Identity, nn.Dropout))
+    ]
     if between:
-        raise ValueError(f"{kind} has more than linear maps and an activation: {', '.join(between)}; a GR-KAN has no place for it")
+        raise ValueError(
+            f"{kind} has more than linear maps and an activation: {', '.join(between)}; a GR-KAN has no place for it"
+        )
     if act is None or any(True for _ in act.parameters()):
-        raise ValueError(f"{kind} has the activation {type(act).__name__}; it must be a function without parameters of its own, such as GELU")
+        raise ValueError(
+            f"{kind} has the activation {type(act).__name__}; it must be a function without parameters of its own, such as GELU"
+        )
     x = torch.linspace(-2, 2, 8, dtype=torch.float64)
     try:
         alone = torch.stack([act(v[None].clone())[0] for v in x])
@@ -126,7 +182,9 @@ def _is_mlp(name: str, module: nn.Module) -> bool:
     except (RuntimeError, IndexError):
         same = False
     if not same:
-        raise ValueError(f"{kind} has the activation {type(act).__name__}, which mixes channels; it must act on each number by itself, as GELU does")
+        raise ValueError(
+            f"{kind} has the activation {type(act).__name__}, which mixes channels; it must act on each number by itself, as GELU does"
+        )
     return True
 
 
@@ -135,6 +193,10 @@ def _noise(model: nn.Module) -> Tensor:
     embed = getattr(model, "patch_embed", None)
     size = getattr(model, "img_size", None) or getattr(embed, "img_size", None)
     if size is None or not hasattr(embed, "proj"):
-        raise ValueError(f"{type(model).__name__} does not say what size of images it takes; pass some as images=")
+        raise ValueError(
+            f"{type(model).__name__} does not say what size of images it takes; pass some as images="
+        )
     height, width = (size, size) if isinstance(size, int) else size
-    return torch.randn(16, embed.proj.in_channels, height, width, generator=torch.Generator().manual_seed(0))
+    return torch.randn(
+        16, embed.proj.in_channels, height, width, generator=torch.Generator().manual_seed(0)
+    )

@@ -18,7 +18,9 @@ def as_linear(x: Tensor) -> Tensor:
     """x as a linear map takes it under autocast to bfloat16. Cast before the function in front of it rather than behind, it is half the bytes for the
     function to move and to keep; a norm's output is float32 under autocast. Not to float16: it would cut off at 65,504 what the function may bring down."""
     device = x.device.type
-    if x.dtype != torch.float32 or x.is_meta or not torch.is_autocast_enabled(device):          # meta knows no autocast
+    if (
+        x.dtype != torch.float32 or x.is_meta or not torch.is_autocast_enabled(device)
+    ):  # meta knows no autocast
         return x
     return x.bfloat16() if torch.get_autocast_dtype(device) == torch.bfloat16 else x
 
@@ -44,8 +46,16 @@ class GRKAN(nn.Module):
         torch.Size([2, 10, 128])
     """
 
-    def __init__(self, in_features: int, out_features: int, groups: int | None = 8, init="swish", bias: bool = True,
-                 degrees: tuple[int, int] = (5, 4), numerator_groups: int | None = 1):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        groups: int | None = 8,
+        init="swish",
+        bias: bool = True,
+        degrees: tuple[int, int] = (5, 4),
+        numerator_groups: int | None = 1,
+    ):
         super().__init__()
         self.act = GroupRational(in_features, groups, init, degrees, numerator_groups)
         self.fc = nn.Linear(in_features, out_features, bias=bias)
@@ -56,7 +66,7 @@ class GRKAN(nn.Module):
         variance_preserving_(self.fc, self.act)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.act(as_linear(x)))                          # (..., in_features) -> (..., out_features)
+        return self.fc(self.act(as_linear(x)))  # (..., in_features) -> (..., out_features)
 
 
 class GRKANMlp(nn.Module):
@@ -83,12 +93,27 @@ class GRKANMlp(nn.Module):
         torch.Size([2, 10, 64])
     """
 
-    def __init__(self, in_features: int, hidden_features: int | None = None, out_features: int | None = None, act_layer=None,
-                 norm_layer=None, bias: bool = True, drop: float = 0.0, groups: int | None = 8, init=("identity", "swish"),
-                 degrees: tuple[int, int] = (5, 4), numerator_groups: int | None = 1, device=None, dtype=None):
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int | None = None,
+        out_features: int | None = None,
+        act_layer=None,
+        norm_layer=None,
+        bias: bool = True,
+        drop: float = 0.0,
+        groups: int | None = 8,
+        init=("identity", "swish"),
+        degrees: tuple[int, int] = (5, 4),
+        numerator_groups: int | None = 1,
+        device=None,
+        dtype=None,
+    ):
         super().__init__()
         if norm_layer is not None:
-            raise ValueError(f"norm_layer={norm_layer!r}: GRKANMlp has no norm between its layers; only None is allowed")
+            raise ValueError(
+                f"norm_layer={norm_layer!r}: GRKANMlp has no norm between its layers; only None is allowed"
+            )
         hidden_features = hidden_features or in_features
         out_features = out_features or in_features
         self.act1 = GroupRational(in_features, groups, init[0], degrees, numerator_groups)
@@ -106,5 +131,5 @@ class GRKANMlp(nn.Module):
         variance_preserving_(self.fc2, self.act2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(self.drop1(self.act1(as_linear(x))))               # (..., in) -> (..., hidden)
-        return self.fc2(self.drop2(self.act2(x)))                       # (..., hidden) -> (..., out)
+        x = self.fc1(self.drop1(self.act1(as_linear(x))))  # (..., in) -> (..., hidden)
+        return self.fc2(self.drop2(self.act2(x)))  # (..., hidden) -> (..., out)

@@ -5,7 +5,7 @@ Var[w] = alpha / d_in with the gain alpha = 1 / E[F(z)^2], z ~ N(0, 1) (arXiv 24
 """
 
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from katlib.fit import resolve_target
 from katlib.rational import GroupRational, rational_reference
 
-NODES = 100                           # of the Gauss-Hermite rule: exact for polynomials up to degree 199
+NODES = 100  # of the Gauss-Hermite rule: exact for polynomials up to degree 199
 
 
 @torch.no_grad()
@@ -33,21 +33,28 @@ def gain(activation: str | Callable[[Tensor], Tensor] | GroupRational) -> float:
         2.0
     """
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(NODES))
-    weights = weights / weights.sum()                                           # (nodes,), a probability
+    weights = weights / weights.sum()  # (nodes,), a probability
     if isinstance(activation, GroupRational):
-        a, b = (p.detach().double().cpu() for p in (activation.weight_numerator, activation.weight_denominator))
+        a, b = (
+            p.detach().double().cpu()
+            for p in (activation.weight_numerator, activation.weight_denominator)
+        )
         groups = math.lcm(len(a), len(b))
-        values = rational_reference(nodes[:, None].expand(-1, groups), a, b)    # (nodes, groups)
-        second_moment = (weights @ values ** 2).mean().item()
+        values = rational_reference(nodes[:, None].expand(-1, groups), a, b)  # (nodes, groups)
+        second_moment = (weights @ values**2).mean().item()
     else:
         second_moment = (weights @ resolve_target(activation)(nodes) ** 2).item()
     if not second_moment > 0:
-        raise ValueError(f"E[F(z)^2] is {second_moment}; an activation that is 0 everywhere has no gain")
+        raise ValueError(
+            f"E[F(z)^2] is {second_moment}; an activation that is 0 everywhere has no gain"
+        )
     return 1 / second_moment
 
 
 @torch.no_grad()
-def variance_preserving_(linear: nn.Linear, activation: str | Callable[[Tensor], Tensor] | GroupRational = "identity") -> None:
+def variance_preserving_(
+    linear: nn.Linear, activation: str | Callable[[Tensor], Tensor] | GroupRational = "identity"
+) -> None:
     """Draws the weights of `linear` from N(0, gain(activation) / in_features) and sets its bias to 0, in place.
 
     Args:
@@ -71,7 +78,9 @@ def truncated_normal_(weight: Tensor, std: float) -> Tensor:
 
 
 @torch.no_grad()
-def mimetic_(qkv: nn.Linear, proj: nn.Linear, num_heads: int, query_key=(0.7, 0.7), value_proj=(0.4, 0.4)) -> None:
+def mimetic_(
+    qkv: nn.Linear, proj: nn.Linear, num_heads: int, query_key=(0.7, 0.7), value_proj=(0.4, 0.4)
+) -> None:
     """Mimetic initialisation of an attention layer, in place (Trockman & Kolter, arXiv 2305.09828), as KAT uses it.
 
     Trained transformers have, in each head, W_q^T W_k close to a positive multiple of the identity, and W_proj W_v close to a
@@ -84,7 +93,7 @@ def mimetic_(qkv: nn.Linear, proj: nn.Linear, num_heads: int, query_key=(0.7, 0.
         num_heads: number of heads; divides dim.
         query_key, value_proj: (alpha, beta) of the two products.
     """
-    if qkv.weight.is_meta:                                                      # no numbers to draw, and 13 decompositions to save
+    if qkv.weight.is_meta:  # no numbers to draw, and 13 decompositions to save
         return
     dim = proj.in_features
     head = dim // num_heads
@@ -92,13 +101,15 @@ def mimetic_(qkv: nn.Linear, proj: nn.Linear, num_heads: int, query_key=(0.7, 0.
     def factors(alpha: float, beta: float) -> tuple[Tensor, Tensor]:
         Z = torch.randn(dim, dim, device=qkv.weight.device) / math.sqrt(dim)
         U, S, Vh = torch.linalg.svd(alpha * Z + beta * torch.eye(dim, device=Z.device))
-        return U * S.sqrt(), S.sqrt()[:, None] * Vh                             # left @ right = alpha Z + beta I
+        return U * S.sqrt(), S.sqrt()[:, None] * Vh  # left @ right = alpha Z + beta I
 
     q, k, v = qkv.weight.view(3, dim, dim).unbind(0)
     for h in range(num_heads):
         left, right = factors(*query_key)
-        q[h * head:(h + 1) * head] = left[:, :head].T                           # the head's best approximation of rank head
-        k[h * head:(h + 1) * head] = right[:head]
+        q[h * head : (h + 1) * head] = left[
+            :, :head
+        ].T  # the head's best approximation of rank head
+        k[h * head : (h + 1) * head] = right[:head]
     left, right = factors(value_proj[0], -value_proj[1])
     v.copy_(right)
     proj.weight.copy_(left)

@@ -15,13 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from katlib import operator
+from katlib import ops
 from katlib.reference import evaluate
 
 # GELU of the KAT release (arXiv 2409.10594), fitted with another denominator than is evaluated: 1.46 off at x = 3 (chapter 5)
-RELEASED_GELU = ((-0.00153968995, 0.516928732, 0.440758258, 0.097255297, -0.00884418003, -0.0037867499),
-                 (-0.141710564, -0.06481231, -0.0444695018, 0.0128377602))
-STORED = json.loads((Path(__file__).parent / "coefficients.json").read_text())    # written by `make coefficients`
+RELEASED_GELU = (
+    (-0.00153968995, 0.516928732, 0.440758258, 0.097255297, -0.00884418003, -0.0037867499),
+    (-0.141710564, -0.06481231, -0.0444695018, 0.0128377602),
+)
+STORED = json.loads(
+    (Path(__file__).parent / "coefficients.json").read_text()
+)  # written by `make coefficients`
 
 
 def _check(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
@@ -29,25 +33,39 @@ def _check(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
         if not tensor.is_floating_point():
-            raise TypeError(f"{name} is {tensor.dtype}; allowed are float16, bfloat16, float32 and float64")
+            raise TypeError(
+                f"{name} is {tensor.dtype}; allowed are float16, bfloat16, float32 and float64"
+            )
         if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; they must be on one device")
+            raise ValueError(
+                f"{name} is on {tensor.device} and x on {x.device}; they must be on one device"
+            )
     if x.ndim == 0:
         raise ValueError("x has no dimensions; it needs at least the channel dimension")
     if not -x.ndim <= dim < x.ndim:
-        raise ValueError(f"dim={dim} is out of range for x of shape {tuple(x.shape)}; allowed are {-x.ndim} to {x.ndim - 1}")
+        raise ValueError(
+            f"dim={dim} is out of range for x of shape {tuple(x.shape)}; allowed are {-x.ndim} to {x.ndim - 1}"
+        )
     if numerator.ndim != 2 or numerator.shape[1] == 0:
-        raise ValueError(f"numerator has shape {tuple(numerator.shape)}; it must be (groups, m + 1), m >= 0")
+        raise ValueError(
+            f"numerator has shape {tuple(numerator.shape)}; it must be (groups, m + 1), m >= 0"
+        )
     if denominator.ndim != 2:
-        raise ValueError(f"denominator has shape {tuple(denominator.shape)}; it must be (groups, n)")
+        raise ValueError(
+            f"denominator has shape {tuple(denominator.shape)}; it must be (groups, n)"
+        )
     channels = x.shape[dim]
     for name, groups in (("numerator", numerator.shape[0]), ("denominator", denominator.shape[0])):
         if groups == 0 or channels % groups:
-            raise ValueError(f"{name} has {groups} groups, which do not divide the {channels} channels of x (shape "
-                             f"{tuple(x.shape)}, dim={dim}); use a divisor of {channels}")
+            raise ValueError(
+                f"{name} has {groups} groups, which do not divide the {channels} channels of x (shape "
+                f"{tuple(x.shape)}, dim={dim}); use a divisor of {channels}"
+            )
 
 
-def rational_reference(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1) -> Tensor:
+def rational_reference(
+    x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
+) -> Tensor:
     """The same function as `rational`, differentiated by autograd: the yardstick for every faster way of computing it.
 
     Arguments, result and errors are those of `rational`. In float64 it is the oracle of the tests.
@@ -57,7 +75,7 @@ def rational_reference(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim
         tensor([0.5000, 0.7500])
     """
     _check(x, numerator, denominator, dim)
-    parts, a, b = operator.grouped(x, numerator, denominator, dim)
+    parts, a, b = ops.grouped(x, numerator, denominator, dim)
     return evaluate(parts.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
 
 
@@ -87,7 +105,7 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
         tensor([-0.6667,  0.0000,  0.6667])
     """
     _check(x, numerator, denominator, dim)
-    return operator.rational(x, numerator, denominator, dim)
+    return ops.rational(x, numerator, denominator, dim)
 
 
 def initial_coefficients(init, degrees: tuple[int, int] | None = (5, 4)) -> tuple[Tensor, Tensor]:
@@ -108,22 +126,32 @@ def initial_coefficients(init, degrees: tuple[int, int] | None = (5, 4)) -> tupl
     if m < 0 or n < 0:
         raise ValueError(f"degrees={degrees}; allowed are pairs (m, n) of m >= 0 and n >= 0")
     if init == "identity" and m >= 1:
-        return torch.eye(m + 1, dtype=torch.float64)[1], torch.zeros(n, dtype=torch.float64)     # exact at any degrees
+        return torch.eye(m + 1, dtype=torch.float64)[1], torch.zeros(
+            n, dtype=torch.float64
+        )  # exact at any degrees
     if init == "released-gelu":
         init = RELEASED_GELU
     if isinstance(init, str):
         if init not in STORED:
-            raise ValueError(f"init={init!r} is not known; allowed are 'identity', " + ", ".join(map(repr, STORED)) + ", 'released-gelu'")
+            raise ValueError(
+                f"init={init!r} is not known; allowed are 'identity', "
+                + ", ".join(map(repr, STORED))
+                + ", 'released-gelu'"
+            )
         if f"{m},{n}" not in STORED[init]:
-            raise ValueError(f"init={init!r} is fitted for degrees {', '.join(f'({d})' for d in STORED[init])}, not for {degrees}; "
-                             f"for others pass init=katlib.fit_rational(target, degrees={degrees})")
+            raise ValueError(
+                f"init={init!r} is fitted for degrees {', '.join(f'({d})' for d in STORED[init])}, not for {degrees}; "
+                f"for others pass init=katlib.fit_rational(target, degrees={degrees})"
+            )
         entry = STORED[init][f"{m},{n}"]
         a, b = entry["numerator"], entry["denominator"]
     else:
         a, b = (init.numerator, init.denominator) if hasattr(init, "numerator") else init
     a, b = (torch.as_tensor(c, dtype=torch.float64).detach().flatten() for c in (a, b))
     if (len(a), len(b)) != (m + 1, n):
-        raise ValueError(f"init has {len(a)} numerator and {len(b)} denominator coefficients; degrees={degrees} needs {m + 1} and {n}")
+        raise ValueError(
+            f"init has {len(a)} numerator and {len(b)} denominator coefficients; degrees={degrees} needs {m + 1} and {n}"
+        )
     return a, b
 
 
@@ -150,13 +178,24 @@ class GroupRational(nn.Module):
         torch.Size([2, 64])
     """
 
-    def __init__(self, channels: int, groups: int | None = 8, init="swish", degrees: tuple[int, int] = (5, 4),
-                 numerator_groups: int | None = 1, dim: int = -1):
+    def __init__(
+        self,
+        channels: int,
+        groups: int | None = 8,
+        init="swish",
+        degrees: tuple[int, int] = (5, 4),
+        numerator_groups: int | None = 1,
+        dim: int = -1,
+    ):
         super().__init__()
-        groups, numerator_groups = (channels if count is None else count for count in (groups, numerator_groups))
+        groups, numerator_groups = (
+            channels if count is None else count for count in (groups, numerator_groups)
+        )
         for name, count in (("groups", groups), ("numerator_groups", numerator_groups)):
             if count < 1 or channels % count:
-                raise ValueError(f"{name}={count} does not divide channels={channels}; use a divisor of {channels}")
+                raise ValueError(
+                    f"{name}={count} does not divide channels={channels}; use a divisor of {channels}"
+                )
         a, b = initial_coefficients(init, degrees)
         self.channels, self.dim = channels, dim
         self.weight_numerator = nn.Parameter(a.float().repeat(numerator_groups, 1))
@@ -164,7 +203,9 @@ class GroupRational(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 0 or x.shape[self.dim] != self.channels:
-            raise ValueError(f"x has shape {tuple(x.shape)}; dimension {self.dim} must have {self.channels} channels")
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; dimension {self.dim} must have {self.channels} channels"
+            )
         return rational(x, self.weight_numerator, self.weight_denominator, dim=self.dim)
 
     def extra_repr(self) -> str:

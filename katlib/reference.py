@@ -20,9 +20,9 @@ def shared(c: Tensor, G: int) -> Tensor:
 
 def horner(t: Tensor, c: Tensor) -> Tensor:
     """c_0 + c_1 t + ... + c_k t^k, group by group. t (rows, G, span), c (G, k + 1)."""
-    value = c[:, -1, None]                                                  # (G, 1)
+    value = c[:, -1, None]  # (G, 1)
     for i in range(c.shape[1] - 2, -1, -1):
-        value = torch.addcmul(c[:, i, None], value, t)                      # (rows, G, span)
+        value = torch.addcmul(c[:, i, None], value, t)  # (rows, G, span)
     return value
 
 
@@ -37,8 +37,8 @@ def evaluate(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def gradients(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """dx, da and db for the gradient g of F(x), with every power recomputed from x. Shapes as in `evaluate`.
 
-        dx   = g (P' - F Q') / Q          Q' = sign(x) sum_j j |b_j| |x|^(j - 1)
-        da_i = sum g x^i / Q              db_j = -sign(b_j) sum g F |x|^j / Q
+    dx   = g (P' - F Q') / Q          Q' = sign(x) sum_j j |b_j| |x|^(j - 1)
+    da_i = sum g x^i / Q              db_j = -sign(b_j) sum g F |x|^j / Q
     """
     G, counts = x.shape[1], (len(a), len(b))
     a, b = shared(a, G), shared(b, G)
@@ -46,11 +46,14 @@ def gradients(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tenso
     P = torch.zeros_like(x) + a[:, -1, None]
     dP = torch.zeros_like(x)
     for i in range(a.shape[1] - 2, -1, -1):
-        dP = torch.addcmul(P, dP, x)                                        # the chain of P' runs one step behind that of P
+        dP = torch.addcmul(P, dP, x)  # the chain of P' runs one step behind that of P
         P = torch.addcmul(a[:, i, None], P, x)
     Q = torch.zeros_like(x)
-    dQ = torch.zeros_like(x)                                                # dQ / d|x|
-    for c in [*b.abs().unbind(1)[::-1], torch.ones_like(b[:, :1]).flatten() if b.shape[1] else b.new_ones(b.shape[0])]:
+    dQ = torch.zeros_like(x)  # dQ / d|x|
+    for c in [
+        *b.abs().unbind(1)[::-1],
+        torch.ones_like(b[:, :1]).flatten() if b.shape[1] else b.new_ones(b.shape[0]),
+    ]:
         dQ = torch.addcmul(Q, dQ, z)
         Q = torch.addcmul(c[:, None], Q, z)
     F = P / Q
@@ -65,4 +68,7 @@ def gradients(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tenso
         v = v * z
         db.append(sign * v.sum((0, 2)))
     sums = torch.stack(da, 1), torch.stack(db, 1) if db else torch.zeros_like(b)
-    return dx, *(c if count == G else c.unflatten(0, (count, G // count)).sum(1) for c, count in zip(sums, counts))
+    return dx, *(
+        c if count == G else c.unflatten(0, (count, G // count)).sum(1)
+        for c, count in zip(sums, counts)
+    )

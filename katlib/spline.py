@@ -30,13 +30,15 @@ def bspline_basis(x: Tensor, knots: Tensor, order: int) -> Tensor:
         ValueError: fewer than `order` + 2 knots, or a negative order.
     """
     if order < 0 or len(knots) < order + 2:
-        raise ValueError(f"order={order} with {len(knots)} knots; allowed are order >= 0 and at least order + 2 knots")
+        raise ValueError(
+            f"order={order} with {len(knots)} knots; allowed are order >= 0 and at least order + 2 knots"
+        )
     x = x[..., None]
-    basis = ((knots[:-1] <= x) & (x < knots[1:])).to(x.dtype)                               # (..., k - 1)
+    basis = ((knots[:-1] <= x) & (x < knots[1:])).to(x.dtype)  # (..., k - 1)
     for d in range(1, order + 1):
-        left = (x - knots[:-d - 1]) / (knots[d:-1] - knots[:-d - 1]) * basis[..., :-1]
-        right = (knots[d + 1:] - x) / (knots[d + 1:] - knots[1:-d]) * basis[..., 1:]
-        basis = left + right                                                                # (..., k - 1 - d)
+        left = (x - knots[: -d - 1]) / (knots[d:-1] - knots[: -d - 1]) * basis[..., :-1]
+        right = (knots[d + 1 :] - x) / (knots[d + 1 :] - knots[1:-d]) * basis[..., 1:]
+        basis = left + right  # (..., k - 1 - d)
     return basis
 
 
@@ -63,15 +65,30 @@ class SplineKAN(nn.Module):
         torch.Size([5, 3])
     """
 
-    def __init__(self, in_features: int, out_features: int, grid: int = 5, order: int = 3,
-                 interval: tuple[float, float] = (-1.0, 1.0)):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        grid: int = 5,
+        order: int = 3,
+        interval: tuple[float, float] = (-1.0, 1.0),
+    ):
         super().__init__()
         lo, hi = interval
         if min(in_features, out_features, grid) < 1 or order < 0 or not lo < hi:
-            raise ValueError(f"in_features={in_features}, out_features={out_features}, grid={grid}, order={order}, interval={interval}: "
-                             "allowed are sizes and grid >= 1, order >= 0 and lo < hi")
-        self.in_features, self.out_features, self.grid, self.order = in_features, out_features, grid, order
-        knots = torch.arange(-order, grid + order + 1) * ((hi - lo) / grid) + lo            # order more at each end
+            raise ValueError(
+                f"in_features={in_features}, out_features={out_features}, grid={grid}, order={order}, interval={interval}: "
+                "allowed are sizes and grid >= 1, order >= 0 and lo < hi"
+            )
+        self.in_features, self.out_features, self.grid, self.order = (
+            in_features,
+            out_features,
+            grid,
+            order,
+        )
+        knots = (
+            torch.arange(-order, grid + order + 1) * ((hi - lo) / grid) + lo
+        )  # order more at each end
         self.register_buffer("knots", knots)
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
         self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, grid + order))
@@ -84,9 +101,13 @@ class SplineKAN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
-            raise ValueError(f"x has shape {tuple(x.shape)}; its last dimension must be {self.in_features}")
-        basis = bspline_basis(x, self.knots, self.order)                                    # (..., in, grid + order)
-        return F.linear(F.silu(x), self.base_weight) + F.linear(basis.flatten(-2), self.spline_weight.flatten(1))
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; its last dimension must be {self.in_features}"
+            )
+        basis = bspline_basis(x, self.knots, self.order)  # (..., in, grid + order)
+        return F.linear(F.silu(x), self.base_weight) + F.linear(
+            basis.flatten(-2), self.spline_weight.flatten(1)
+        )
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, grid={self.grid}, order={self.order}"

@@ -18,11 +18,12 @@ try:
     from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
     from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 except ImportError as error:
-    raise ImportError('katlib.timm needs timm: pip install timm') from error
+    raise ImportError("katlib.timm needs timm: pip install timm") from error
 
 from katlib.grkan import GRKANMlp
+from katlib.images import IMAGENET
 from katlib.init import mimetic_
-from katlib.pretrained import IMAGENET, OFFICIAL, SIZES, renamed
+from katlib.pretrained import OFFICIAL, SIZES, renamed
 from katlib.rational import GroupRational
 
 
@@ -45,7 +46,11 @@ class KAT(VisionTransformer):
     def no_weight_decay(self) -> set[str]:
         """The names of parameters that weight decay must not pull at."""
         return super().no_weight_decay() | {
-            f"{name}.{part}" for name, module in self.named_modules() if isinstance(module, GroupRational) for part, _ in module.named_parameters()}
+            f"{name}.{part}"
+            for name, module in self.named_modules()
+            if isinstance(module, GroupRational)
+            for part, _ in module.named_parameters()
+        }
 
 
 def _weights(state: dict, model: KAT) -> dict:
@@ -53,12 +58,24 @@ def _weights(state: dict, model: KAT) -> dict:
     return checkpoint_filter_fn({renamed(name): value for name, value in state.items()}, model)
 
 
-def _create(name: str, pretrained: bool = False, act_init=("identity", "swish"), groups: int = 8, **kwargs) -> KAT:
+def _create(
+    name: str, pretrained: bool = False, act_init=("identity", "swish"), groups: int = 8, **kwargs
+) -> KAT:
     mlp_layer = partial(GRKANMlp, init=act_init, groups=groups)
-    kwargs = ({"weight_init": "skip"} if pretrained else {}) | kwargs       # weights that are replaced at once need no minute of decompositions
-    kwargs = SIZES[name.split("_")[1]] | {"patch_size": 16, "depth": 12, "mlp_layer": mlp_layer} | kwargs
-    return build_model_with_cfg(KAT, name, pretrained, pretrained_filter_fn=_weights, feature_cfg={
-        "out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}, **kwargs)
+    kwargs = (
+        {"weight_init": "skip"} if pretrained else {}
+    ) | kwargs  # weights that are replaced at once need no minute of decompositions
+    kwargs = (
+        SIZES[name.split("_")[1]] | {"patch_size": 16, "depth": 12, "mlp_layer": mlp_layer} | kwargs
+    )
+    return build_model_with_cfg(
+        KAT,
+        name,
+        pretrained,
+        pretrained_filter_fn=_weights,
+        feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
+        **kwargs,
+    )
 
 
 def kat_tiny_patch16_224(pretrained: bool = False, **kwargs) -> KAT:
@@ -76,16 +93,32 @@ def kat_base_patch16_224(pretrained: bool = False, **kwargs) -> KAT:
     return _create("kat_base_patch16_224", pretrained, **kwargs)
 
 
-default_cfgs = generate_default_cfgs({name: IMAGENET | {
-    "hf_hub_id": repository, "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": None, "fixed_input_size": True,
-    "first_conv": "patch_embed.proj", "classifier": "head", "license": "mit"} for name, repository in OFFICIAL.items()})
+default_cfgs = generate_default_cfgs(
+    {
+        name: IMAGENET
+        | {
+            "hf_hub_id": repository,
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": None,
+            "fixed_input_size": True,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            "license": "mit",
+        }
+        for name, repository in OFFICIAL.items()
+    }
+)
 
 
 def main() -> None:
     """Runs the script that the first argument names, with the KATs registered."""
     if len(sys.argv) < 2:
-        sys.exit("usage: python -m katlib.timm SCRIPT.py [its arguments]; the script finds KAT in timm's registry")
-    import katlib.timm                                              # noqa: F401: under its own name, which the registry keeps
+        sys.exit(
+            "usage: python -m katlib.timm SCRIPT.py [its arguments]; the script finds KAT in timm's registry"
+        )
+    import katlib.timm  # noqa: F401: under its own name, which the registry keeps
+
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -28,9 +28,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
-        q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)     # each (B, heads, N, C / heads)
-        x = F.scaled_dot_product_attention(q, k, v)                                                         # (B, heads, N, C / heads)
-        return self.proj(x.transpose(1, 2).reshape(B, N, C))                                                # (B, N, C)
+        q, k, v = (
+            self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, N, C / heads)
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, C / heads)
+        return self.proj(x.transpose(1, 2).reshape(B, N, C))  # (B, N, C)
 
 
 class Mlp(nn.Module):
@@ -46,7 +48,9 @@ class Mlp(nn.Module):
         variance_preserving_(self.fc2, "gelu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.drop1(self.act(self.fc1(x))))              # (B, N, C) -> (B, N, hidden) -> (B, N, C)
+        return self.fc2(
+            self.drop1(self.act(self.fc1(x)))
+        )  # (B, N, C) -> (B, N, hidden) -> (B, N, C)
 
 
 class DropPath(nn.Module):
@@ -75,8 +79,8 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))                # (B, N, C)
-        return x + self.drop_path(self.mlp(self.norm2(x)))              # (B, N, C)
+        x = x + self.drop_path(self.attn(self.norm1(x)))  # (B, N, C)
+        return x + self.drop_path(self.mlp(self.norm2(x)))  # (B, N, C)
 
 
 class PatchEmbed(nn.Module):
@@ -85,11 +89,11 @@ class PatchEmbed(nn.Module):
     def __init__(self, patch_size: int, in_chans: int, dim: int):
         super().__init__()
         self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size)
-        nn.init.normal_(self.proj.weight, std=1 / math.sqrt(in_chans * patch_size ** 2))
+        nn.init.normal_(self.proj.weight, std=1 / math.sqrt(in_chans * patch_size**2))
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)                  # (B, 3, H, W) -> (B, N, C)
+        return self.proj(x).flatten(2).transpose(1, 2)  # (B, 3, H, W) -> (B, N, C)
 
 
 class VisionTransformer(nn.Module):
@@ -118,10 +122,24 @@ class VisionTransformer(nn.Module):
         torch.Size([1, 10])
     """
 
-    def __init__(self, img_size: int = 224, patch_size: int = 16, in_chans: int = 3, num_classes: int = 1000, embed_dim: int = 768,
-                 depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0, mlp: str = "grkan", groups: int | None = 8,
-                 act_init=("identity", "swish"), degrees: tuple[int, int] = (5, 4), numerator_groups: int | None = 1,
-                 drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+    def __init__(
+        self,
+        img_size: int = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        mlp: str = "grkan",
+        groups: int | None = 8,
+        act_init=("identity", "swish"),
+        degrees: tuple[int, int] = (5, 4),
+        numerator_groups: int | None = 1,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ):
         super().__init__()
         if img_size % patch_size:
             raise ValueError(f"patch_size={patch_size} does not divide img_size={img_size}")
@@ -134,15 +152,29 @@ class VisionTransformer(nn.Module):
         def make_mlp() -> nn.Module:
             if mlp == "mlp":
                 return Mlp(embed_dim, hidden, drop_rate)
-            return GRKANMlp(embed_dim, hidden, drop=drop_rate, groups=groups, init=act_init, degrees=degrees, numerator_groups=numerator_groups)
+            return GRKANMlp(
+                embed_dim,
+                hidden,
+                drop=drop_rate,
+                groups=groups,
+                init=act_init,
+                degrees=degrees,
+                numerator_groups=numerator_groups,
+            )
 
         self.img_size = img_size
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=1e-6))
-        self.pos_embed = nn.Parameter(truncated_normal_(torch.empty(1, 1 + (img_size // patch_size) ** 2, embed_dim), 0.02))
+        self.pos_embed = nn.Parameter(
+            truncated_normal_(torch.empty(1, 1 + (img_size // patch_size) ** 2, embed_dim), 0.02)
+        )
         self.pos_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.Sequential(*[
-            Block(embed_dim, num_heads, make_mlp(), drop_path_rate * i / max(1, depth - 1)) for i in range(depth)])
+        self.blocks = nn.Sequential(
+            *[
+                Block(embed_dim, num_heads, make_mlp(), drop_path_rate * i / max(1, depth - 1))
+                for i in range(depth)
+            ]
+        )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, num_classes)
         truncated_normal_(self.head.weight, 0.02)
@@ -150,8 +182,12 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.img_size, self.img_size):
-            raise ValueError(f"images have shape {tuple(x.shape)}; they must be (B, channels, {self.img_size}, {self.img_size})")
-        x = self.patch_embed(x)                                                             # (B, patches, C)
-        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed       # (B, 1 + patches, C)
+            raise ValueError(
+                f"images have shape {tuple(x.shape)}; they must be (B, channels, {self.img_size}, {self.img_size})"
+            )
+        x = self.patch_embed(x)  # (B, patches, C)
+        x = (
+            torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed
+        )  # (B, 1 + patches, C)
         x = self.norm(self.blocks(self.pos_drop(x)))
-        return self.head(x.select(1, 0))                                                    # (B, num_classes); torch 2.6 exports no x[:, 0] for any B
+        return self.head(x.select(1, 0))  # (B, num_classes); torch 2.6 exports no x[:, 0] for any B

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from tiny import draw_tiny
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from katlib.data import CIFAR10
+from katlib.train.data import CIFAR10
 
 
 def draw_tiny():
@@ -12,7 +12,11 @@ def draw_tiny():
     def draw(n):
         labels = torch.arange(n) % 10
         colours = torch.randint(0, 256, (10, 3, 1, 1), generator=torch.Generator().manual_seed(2))
-        images = (colours[labels] + torch.randint(-20, 21, (n, 3, 32, 32), generator=generator)).clamp(0, 255).to(torch.uint8)
+        images = (
+            (colours[labels] + torch.randint(-20, 21, (n, 3, 32, 32), generator=generator))
+            .clamp(0, 255)
+            .to(torch.uint8)
+        )
         return images, labels
 
     (train_images, train_labels), (test_images, test_labels) = draw(64), draw(32)

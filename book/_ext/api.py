@@ -1,7 +1,7 @@
 """The directive `api`: what the docstrings of katlib's public names say, for the page `book/api.md`.
 
     ```{api} katlib.rational katlib.grkan       the public names that are defined in these modules, in the order of `katlib.__all__`
-    :also: katlib.data.CIFAR10                  more names, by their whole path
+    :also: katlib.train.data.CIFAR10                  more names, by their whole path
     ```
 
 `{api} *` takes the public names that no other directive of its page has taken, and `{api-index}` lists them all, a line each. Docstrings are plain text with `code` in backticks: whatever else
@@ -13,14 +13,15 @@ import re
 
 from sphinx.util.docutils import SphinxDirective
 
-MARKS = re.compile(r"(?<!\\)[|*\\]|(?<=\w)_(?!\w)")                      # outside of backticks
+MARKS = re.compile(r"(?<!\\)[|*\\]|(?<=\w)_(?!\w)")  # outside of backticks
 
-LISTED: set[str] = set()                                                # names that a docstring's `code` leads to
+LISTED: set[str] = set()  # names that a docstring's `code` leads to
 
 
 def public_names() -> dict[str, str]:
     """{name: the module that defines it} for all public names of katlib."""
     import katlib
+
     return {name: getattr(katlib, name).__module__ for name in katlib.__all__}
 
 
@@ -32,15 +33,23 @@ class Api(SphinxDirective):
     def run(self):
         taken = self.env.temp_data.setdefault("katlib_api", set())
         modules = self.arguments[0].split()
-        names = [name for name, module in public_names().items()
-                 if name not in taken and ("*" in modules or any(f"{module}.".startswith(f"{m}.") for m in modules))]
+        names = [
+            name
+            for name, module in public_names().items()
+            if name not in taken
+            and ("*" in modules or any(f"{module}.".startswith(f"{m}.") for m in modules))
+        ]
         taken.update(names)
         lines = []
         more = self.options.get("also", "").split()
         LISTED.update(public_names(), (path.rsplit(".", 1)[1] for path in more))
         for path in [f"katlib.{name}" for name in names] + more:
             lines += [*described(path), ""]
-        return self.parse_text_to_nodes("```{eval-rst}\n" + "\n".join(lines) + "\n```\n") if lines else []
+        return (
+            self.parse_text_to_nodes("```{eval-rst}\n" + "\n".join(lines) + "\n```\n")
+            if lines
+            else []
+        )
 
 
 class Index(SphinxDirective):
@@ -48,8 +57,12 @@ class Index(SphinxDirective):
 
     def run(self):
         import katlib
+
         LISTED.update(public_names())
-        lines = [f"- `{name} <.{name}>`: {escaped(inspect.getdoc(getattr(katlib, name)).splitlines()[0])}" for name in public_names()]
+        lines = [
+            f"- `{name} <.{name}>`: {escaped(inspect.getdoc(getattr(katlib, name)).splitlines()[0])}"
+            for name in public_names()
+        ]
         return self.parse_text_to_nodes("```{eval-rst}\n" + "\n".join(lines) + "\n```\n")
 
 
@@ -59,7 +72,11 @@ def described(path: str) -> list[str]:
     thing = getattr(__import__(module, fromlist=[name]), name)
     if not inspect.isclass(thing):
         return [f".. autofunction:: {path}"]
-    methods = [key for key, method in vars(thing).items() if inspect.isroutine(method) and method.__doc__ and not key.startswith("_")]
+    methods = [
+        key
+        for key, method in vars(thing).items()
+        if inspect.isroutine(method) and method.__doc__ and not key.startswith("_")
+    ]
     return [f".. autoclass:: {path}", *([f"   :members: {', '.join(methods)}"] if methods else [])]
 
 
@@ -81,7 +98,9 @@ def plain_text(app, what, name, obj, options, lines):
         in_example = line.lstrip().startswith(">>>") or (in_example and bool(line.strip()))
         if in_example:
             continue
-        if re.fullmatch(r"Parameters( \(.*\))?:", line):                              # a module's own, beside the arguments of its constructor
+        if re.fullmatch(
+            r"Parameters( \(.*\))?:", line
+        ):  # a module's own, beside the arguments of its constructor
             line = "Learned parameters:"
         lines[i] = escaped(line)
 
@@ -89,5 +108,7 @@ def plain_text(app, what, name, obj, options, lines):
 def setup(app):
     app.add_directive("api", Api)
     app.add_directive("api-index", Index)
-    app.connect("autodoc-process-docstring", plain_text, priority=400)              # before napoleon, whose priority is 500
+    app.connect(
+        "autodoc-process-docstring", plain_text, priority=400
+    )  # before napoleon, whose priority is 500
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,9 +1,9 @@
 """Works on all notebooks at once: runs them and stores their outputs, or writes the repository's address into them.
 
-    python book/_ext/notebooks.py execute [01 ...]      `make notebooks`
-    python book/_ext/notebooks.py picture               `make picture`
-    python book/_ext/notebooks.py colab                 `make colab`; needs nothing but Python and git
-    python book/_ext/notebooks.py student               `make student`; the same
+python book/_ext/notebooks.py execute [01 ...]      `make notebooks`
+python book/_ext/notebooks.py picture               `make picture`
+python book/_ext/notebooks.py colab                 `make colab`; needs nothing but Python and git
+python book/_ext/notebooks.py student               `make student`; the same
 """
 
 import json
@@ -33,7 +33,9 @@ if importlib.util.find_spec("katlib") is None:
 
 def address() -> str:
     """The repository's address in `_config.yml`."""
-    return re.search(r'^repository:\n  url: "(.*)"$', (ROOT / "_config.yml").read_text(), re.M).group(1)
+    return re.search(
+        r'^repository:\n  url: "(.*)"$', (ROOT / "_config.yml").read_text(), re.M
+    ).group(1)
 
 
 def store(path: Path, notebook: dict) -> None:
@@ -55,7 +57,7 @@ def execute(numbers: list[str]) -> None:
     import torch
     from nbclient import NotebookClient
 
-    from katlib.results import device_name
+    from katlib.provenance import device_name
 
     device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     for path in NOTEBOOKS:
@@ -63,19 +65,35 @@ def execute(numbers: list[str]) -> None:
             continue
         notebook = nbformat.read(path, 4)
         started = time.perf_counter()
-        NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True,
-                       resources={"metadata": {"path": str(path.parent)}}).execute()
+        NotebookClient(
+            notebook,
+            timeout=600,
+            kernel_name="python3",
+            record_timing=False,
+            coalesce_streams=True,
+            resources={"metadata": {"path": str(path.parent)}},
+        ).execute()
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.metadata.pop("execution", None)
                 # progress bars write to stderr; what is left there otherwise would be a warning, and warnings are to be mended
-                cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr" and "\r" in o.text)]
+                cell.outputs = [
+                    o
+                    for o in cell.outputs
+                    if not (o.output_type == "stream" and o.name == "stderr" and "\r" in o.text)
+                ]
         seconds = time.perf_counter() - started
         opening = notebook.cells[0]
-        opening.source = re.sub(r"Run time: [^*]*\*", f"Run time: {seconds:.0f} s ({device}).*", opening.source)
-        widgets = notebook.metadata.get("widgets")                      # the state of live figures, which the built page mounts
-        notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                             "language_info": {"name": "python"}} | ({"widgets": widgets} if widgets else {})
+        opening.source = re.sub(
+            r"Run time: [^*]*\*", f"Run time: {seconds:.0f} s ({device}).*", opening.source
+        )
+        widgets = notebook.metadata.get(
+            "widgets"
+        )  # the state of live figures, which the built page mounts
+        notebook.metadata = {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        } | ({"widgets": widgets} if widgets else {})
         text = name_widgets(nbformat.writes(notebook, 4), widgets)
         for place in (str(ROOT), str(Path.home())):
             if place in text:
@@ -86,10 +104,16 @@ def execute(numbers: list[str]) -> None:
 
 def picture() -> None:
     """Draws the README's picture from the longest stored run of the KAT."""
-    from katlib import plot
-    from katlib.results import stored_runs
+    from katlib.book import plot
+    from katlib.book.results import stored_runs
 
-    plot.picture(ROOT / "book" / "_static" / "learned_activations.svg", max(stored_runs(preset="cifar-nano", mlp="grkan", seed=0), key=lambda run: len(run["epochs"])))
+    plot.picture(
+        ROOT / "book" / "_static" / "learned_activations.svg",
+        max(
+            stored_runs(preset="cifar-nano", mlp="grkan", seed=0),
+            key=lambda run: len(run["epochs"]),
+        ),
+    )
 
 
 def without_solutions(notebook: dict) -> dict:
@@ -100,8 +124,13 @@ def without_solutions(notebook: dict) -> dict:
         source = "".join(cell["source"])
         if source.startswith("# @title Solution"):
             continue
-        if cell["cell_type"] == "markdown":                             # a solution in words, folded on the page
-            source = re.sub(r"^(`{3,}|:{3,})\{dropdown\} [^\n]*[Ss]olution.*?^\1$\n?", "", source, flags=re.M | re.S)
+        if cell["cell_type"] == "markdown":  # a solution in words, folded on the page
+            source = re.sub(
+                r"^(`{3,}|:{3,})\{dropdown\} [^\n]*[Ss]olution.*?^\1$\n?",
+                "",
+                source,
+                flags=re.M | re.S,
+            )
             source = re.sub(r"\[([^\]]+)\]\(\.\./book/[^)]*\)", r"\1", source)
             cell = cell | {"source": source.splitlines(keepends=True)}
         exercises |= bool(re.search(r"^### \d+\.\d+ ", source, re.M))
@@ -124,11 +153,17 @@ def student() -> None:
 
 def colab() -> None:
     """Puts the address of the remote `origin` into `_config.yml`, into the notebooks' first cells and into the README."""
-    found = subprocess.run(["git", "-C", str(ROOT), "remote", "get-url", "origin"], capture_output=True, text=True).stdout.strip()
-    match = re.fullmatch(r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?", found)
+    found = subprocess.run(
+        ["git", "-C", str(ROOT), "remote", "get-url", "origin"], capture_output=True, text=True
+    ).stdout.strip()
+    match = re.fullmatch(
+        r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?", found
+    )
     if not match:
-        sys.exit(f"Colab opens notebooks from GitHub, and the remote `origin` is not there ({found or 'there is none'}): "
-                 "git remote add origin https://github.com/YOU/REPOSITORY")
+        sys.exit(
+            f"Colab opens notebooks from GitHub, and the remote `origin` is not there ({found or 'there is none'}): "
+            "git remote add origin https://github.com/YOU/REPOSITORY"
+        )
     name = match.group(1)
     write_address(f"https://github.com/{name}")
     print(f"the book's address is https://github.com/{name}; commit the change")
@@ -139,7 +174,11 @@ def write_address(url: str) -> None:
     config = ROOT / "_config.yml"
     text = re.sub(r'(?<=^repository:\n  url: ")[^"]*', url, config.read_text(), flags=re.M)
     text = re.sub(r"^  (colab_url: .*|thebe: .*)\n", "", text, flags=re.M)
-    text = text.replace("launch_buttons:\n", "launch_buttons:\n  thebe: false\n" + ('  colab_url: "https://colab.research.google.com"\n' if url else ""))
+    text = text.replace(
+        "launch_buttons:\n",
+        "launch_buttons:\n  thebe: false\n"
+        + ('  colab_url: "https://colab.research.google.com"\n' if url else ""),
+    )
     config.write_text(text)
     for path in NOTEBOOKS:
         notebook = json.loads(path.read_text())
@@ -148,14 +187,28 @@ def write_address(url: str) -> None:
         store(path, notebook)
     readme = ROOT / "README.md"
     name = url.removeprefix("https://github.com/")
-    links = "".join(f"- [{p.stem}](https://colab.research.google.com/github/{name}/blob/main/notebooks/{p.name})\n" for p in NOTEBOOKS) if url else ""
-    text = re.sub(r"(?<=<!-- colab -->\n).*?(?=<!-- /colab -->)", links, readme.read_text(), flags=re.S)
+    links = (
+        "".join(
+            f"- [{p.stem}](https://colab.research.google.com/github/{name}/blob/main/notebooks/{p.name})\n"
+            for p in NOTEBOOKS
+        )
+        if url
+        else ""
+    )
+    text = re.sub(
+        r"(?<=<!-- colab -->\n).*?(?=<!-- /colab -->)", links, readme.read_text(), flags=re.S
+    )
     readme.write_text(text)
 
 
 if __name__ == "__main__":
     command, *rest = sys.argv[1:] or ["help"]
-    commands = {"execute": lambda: execute(rest), "picture": picture, "colab": colab, "student": student}
+    commands = {
+        "execute": lambda: execute(rest),
+        "picture": picture,
+        "colab": colab,
+        "student": student,
+    }
     if command not in commands:
         sys.exit(__doc__)
     commands[command]()

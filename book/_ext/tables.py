@@ -1,7 +1,7 @@
 """The directive `results`: a table of the results page, made from `results/*.json` when the book is built.
 
-    ```{results} study
-    ```
+```{results} study
+```
 """
 
 from docutils import nodes
@@ -12,16 +12,22 @@ class Results(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        from katlib.results import FOLDER
-        from katlib.tables import TABLES
+        from katlib.book.results import FOLDER
+        from katlib.book.tables import TABLES
 
         for path in FOLDER.rglob("*.json"):
-            self.env.note_dependency(str(path))                     # the page is built anew when a measurement changes
+            self.env.note_dependency(str(path))  # the page is built anew when a measurement changes
         name = self.arguments[0]
         if name not in TABLES:
             raise self.error(f"there is no table {name!r}; there are {', '.join(TABLES)}")
         text = TABLES[name]()._repr_html_().replace("<table ", f'<table data-results="{name}" ', 1)
-        return [nodes.raw("", f'<div class="katlib-scroll" tabindex="0" role="region" aria-label="table: {name}">{text}</div>', format="html")]
+        return [
+            nodes.raw(
+                "",
+                f'<div class="katlib-scroll" tabindex="0" role="region" aria-label="table: {name}">{text}</div>',
+                format="html",
+            )
+        ]
 
 
 def setup(app):

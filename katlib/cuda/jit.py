@@ -15,8 +15,11 @@ from pathlib import Path
 
 import torch
 
-THREADS = 256                                   # in the largest block; the sources see it as a macro
-OPTIONS = ("--std=c++17", "--ftz=true")         # ftz: flush subnormals to zero; without it a reciprocal costs four more instructions
+THREADS = 256  # in the largest block; the sources see it as a macro
+OPTIONS = (
+    "--std=c++17",
+    "--ftz=true",
+)  # ftz: flush subnormals to zero; without it a reciprocal costs four more instructions
 LIBCUDA = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 MAJOR = (torch.version.cuda or "none").split(".")[0]
 
@@ -25,18 +28,44 @@ def _find(*patterns: str) -> list[Path]:
     """Files of CUDA's, wherever they may be: in NVIDIA's wheels, torch's own, conda, a system-wide toolkit, triton's wheel."""
     folders = []
     for wheel in getattr(find_spec("nvidia"), "submodule_search_locations", None) or ():
-        folders += [f"{wheel}/cu{MAJOR}", f"{wheel}/cuda_nvrtc", f"{wheel}/cuda_runtime"]       # since CUDA 13; and before
-    folders += [Path(torch.__file__).parent, sys.prefix, f"{sys.prefix}/targets/x86_64-linux", f"{sys.prefix}/Library"]
-    folders += [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ] + ["/usr/local/cuda"]
+        folders += [
+            f"{wheel}/cu{MAJOR}",
+            f"{wheel}/cuda_nvrtc",
+            f"{wheel}/cuda_runtime",
+        ]  # since CUDA 13; and before
+    folders += [
+        Path(torch.__file__).parent,
+        sys.prefix,
+        f"{sys.prefix}/targets/x86_64-linux",
+        f"{sys.prefix}/Library",
+    ]
+    folders += [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ] + [
+        "/usr/local/cuda"
+    ]
     if triton := find_spec("triton"):
         folders.append(Path(triton.origin).parent / "backends/nvidia")
-    return [path for folder in folders for pattern in patterns for path in sorted(Path(folder).glob(pattern)) if ".alt." not in path.name]
+    return [
+        path
+        for folder in folders
+        for pattern in patterns
+        for path in sorted(Path(folder).glob(pattern))
+        if ".alt." not in path.name
+    ]
 
 
 @functools.cache
 def _nvrtc() -> ctypes.CDLL:
-    patterns = f"lib/libnvrtc.so.{MAJOR}*", f"lib64/libnvrtc.so.{MAJOR}*", f"lib/libnvrtc-*.so.{MAJOR}*", f"*/nvrtc64_{MAJOR}*_0.dll"
-    for name in [*_find(*patterns), f"libnvrtc.so.{MAJOR}", f"nvrtc64_{MAJOR}0_0.dll"]:         # the last two: wherever the system looks
+    patterns = (
+        f"lib/libnvrtc.so.{MAJOR}*",
+        f"lib64/libnvrtc.so.{MAJOR}*",
+        f"lib/libnvrtc-*.so.{MAJOR}*",
+        f"*/nvrtc64_{MAJOR}*_0.dll",
+    )
+    for name in [
+        *_find(*patterns),
+        f"libnvrtc.so.{MAJOR}",
+        f"nvrtc64_{MAJOR}0_0.dll",
+    ]:  # the last two: wherever the system looks
         try:
             library = ctypes.CDLL(str(name))
         except OSError:
@@ -50,7 +79,9 @@ def _nvrtc() -> ctypes.CDLL:
 def _include() -> Path:
     headers = _find("include/cuda_bf16.h")
     if not headers:
-        raise OSError("cuda_bf16.h was not found; it comes with PyTorch's CUDA builds (package nvidia-cuda-runtime) and with triton")
+        raise OSError(
+            "cuda_bf16.h was not found; it comes with PyTorch's CUDA builds (package nvidia-cuda-runtime) and with triton"
+        )
     return headers[0].parent
 
 
@@ -74,17 +105,35 @@ def compile(source: Path, definitions: dict[str, object], arch: int) -> bytes:
             nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
             log = ctypes.create_string_buffer(size.value + 1)
             nvrtc.nvrtcGetProgramLog(program, log)
-            raise RuntimeError(f"NVRTC, {source.name} for {arch}: {nvrtc.nvrtcGetErrorString(status).decode()}\n{log.value.decode()}")
+            raise RuntimeError(
+                f"NVRTC, {source.name} for {arch}: {nvrtc.nvrtcGetErrorString(status).decode()}\n{log.value.decode()}"
+            )
 
     program = ctypes.c_void_p()
     exact = arch in architectures()
-    target = f"sm_{arch}" if exact else f"compute_{max((a for a in architectures() if a < arch), default=arch)}"
-    options = [*OPTIONS, f"--gpu-architecture={target}", f"-I{_include()}", f"-I{source.parent}", f"-DTHREADS={THREADS}"]
+    target = (
+        f"sm_{arch}"
+        if exact
+        else f"compute_{max((a for a in architectures() if a < arch), default=arch)}"
+    )
+    options = [
+        *OPTIONS,
+        f"--gpu-architecture={target}",
+        f"-I{_include()}",
+        f"-I{source.parent}",
+        f"-DTHREADS={THREADS}",
+    ]
     options += [f"-D{name}={value}" for name, value in definitions.items()]
     array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None))
+    check(
+        nvrtc.nvrtcCreateProgram(
+            ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None
+        )
+    )
     try:
-        with ThreadPoolExecutor(1) as thread:                               # NVRTC 12.4 leaves its thread the locale C, in which Python reads files as ASCII
+        with (
+            ThreadPoolExecutor(1) as thread
+        ):  # NVRTC 12.4 leaves its thread the locale C, in which Python reads files as ASCII
             check(thread.submit(nvrtc.nvrtcCompileProgram, program, len(options), array).result())
         size = ctypes.c_size_t()
         kind = "CUBIN" if exact else "PTX"
@@ -114,7 +163,14 @@ def _check(status: int) -> None:
 
 class _Extra(ctypes.Structure):
     """The `extra` of cuLaunchKernel: CU_LAUNCH_PARAM_BUFFER_POINTER, it, CU_LAUNCH_PARAM_BUFFER_SIZE, a pointer to it, CU_LAUNCH_PARAM_END."""
-    _fields_ = [("pointer", ctypes.c_void_p), ("parameters", ctypes.c_char_p), ("size", ctypes.c_void_p), ("bytes", ctypes.c_void_p), ("end", ctypes.c_void_p)]
+
+    _fields_ = [
+        ("pointer", ctypes.c_void_p),
+        ("parameters", ctypes.c_char_p),
+        ("size", ctypes.c_void_p),
+        ("bytes", ctypes.c_void_p),
+        ("end", ctypes.c_void_p),
+    ]
 
 
 class Module:
@@ -125,8 +181,15 @@ class Module:
     """
 
     def __init__(self, code: bytes, index: int):
-        self.index, self.functions, self.driver, self.popped = index, {}, _driver(), ctypes.c_void_p()
-        self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count        # initialises CUDA as well
+        self.index, self.functions, self.driver, self.popped = (
+            index,
+            {},
+            _driver(),
+            ctypes.c_void_p(),
+        )
+        self.multiprocessors = torch.cuda.get_device_properties(
+            index
+        ).multi_processor_count  # initialises CUDA as well
         self.handle, self.context, device = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
         _check(self.driver.cuDeviceGet(ctypes.byref(device), index))
         _check(self.driver.cuDevicePrimaryCtxRetain(ctypes.byref(self.context), device))
@@ -144,7 +207,13 @@ class Module:
         if name not in self.functions:
             function, blocks = ctypes.c_void_p(), ctypes.c_int()
             self._call("cuModuleGetFunction", ctypes.byref(function), self.handle, name.encode())
-            self._call("cuOccupancyMaxActiveBlocksPerMultiprocessor", ctypes.byref(blocks), function, THREADS, ctypes.c_size_t(0))
+            self._call(
+                "cuOccupancyMaxActiveBlocksPerMultiprocessor",
+                ctypes.byref(blocks),
+                function,
+                THREADS,
+                ctypes.c_size_t(0),
+            )
             self.functions[name] = function, blocks.value * THREADS
         return self.functions[name]
 
@@ -154,11 +223,25 @@ class Module:
 
     def launch(self, name: str, grid: tuple[int, int], block: int, layout: str, *arguments) -> None:
         """Queues a kernel on the current stream. `layout` says how the arguments lie in memory, in the letters of `struct`."""
-        parameters = struct.pack(layout, *[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments])
+        parameters = struct.pack(
+            layout, *[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+        )
         size = ctypes.c_size_t(len(parameters))
         extra = _Extra(1, parameters, 2, ctypes.addressof(size), None)
         stream = torch.cuda.current_stream(self.index).cuda_stream
-        self._call("cuLaunchKernel", self._function(name)[0], *grid, 1, block, 1, 1, 0, stream, None, ctypes.byref(extra))
+        self._call(
+            "cuLaunchKernel",
+            self._function(name)[0],
+            *grid,
+            1,
+            block,
+            1,
+            1,
+            0,
+            stream,
+            None,
+            ctypes.byref(extra),
+        )
 
 
 @functools.cache

@@ -34,12 +34,22 @@ class DenominatorExplorer(LiveFigure):
     interval = traitlets.List([-3.0, 3.0]).tag(sync=True)
     presets = traitlets.List().tag(sync=True)
 
-    def __init__(self, numerator=RELEASED_GELU[0], denominator=RELEASED_GELU[1], target: str = "gelu"):
+    def __init__(
+        self, numerator=RELEASED_GELU[0], denominator=RELEASED_GELU[1], target: str = "gelu"
+    ):
         if target not in TARGETS:
-            raise ValueError(f"target={target!r} is not known; allowed are {', '.join(map(repr, TARGETS))}")
-        presets = {"released “gelu”": RELEASED_GELU} | {name: (STORED[name]["5,4"]["numerator"], STORED[name]["5,4"]["denominator"])
-                                                       for name in ("gelu", "swish")}
+            raise ValueError(
+                f"target={target!r} is not known; allowed are {', '.join(map(repr, TARGETS))}"
+            )
+        presets = {"released “gelu”": RELEASED_GELU} | {
+            name: (STORED[name]["5,4"]["numerator"], STORED[name]["5,4"]["denominator"])
+            for name in ("gelu", "swish")
+        }
         identity = [c.tolist() for c in initial_coefficients("identity")]
         presets["a pole at 2"] = (identity[0], [-0.5, 0.0, 0.0, 0.0])
-        super().__init__(numerator=numerator, denominator=denominator, target=target,
-                         presets=[[name, *map(list, pair)] for name, pair in presets.items()])
+        super().__init__(
+            numerator=numerator,
+            denominator=denominator,
+            target=target,
+            presets=[[name, *map(list, pair)] for name, pair in presets.items()],
+        )

@@ -57,22 +57,43 @@ class RationalExplorer(LiveFigure):
     best = traitlets.Dict().tag(sync=True)
     quadrature = traitlets.List().tag(sync=True)
 
-    def __init__(self, start="swish", target: str = "gelu", group: int = 0, degrees: tuple[int, int] = (5, 4)):
+    def __init__(
+        self, start="swish", target: str = "gelu", group: int = 0, degrees: tuple[int, int] = (5, 4)
+    ):
         if target not in TARGETS:
-            raise ValueError(f"target={target!r} is not known; allowed are {', '.join(map(repr, TARGETS))}")
+            raise ValueError(
+                f"target={target!r} is not known; allowed are {', '.join(map(repr, TARGETS))}"
+            )
         self.module, self.group = (start, group) if isinstance(start, GroupRational) else (None, 0)
         if self.module is not None:
             a, b = self._rows()
         else:
             a, b = initial_coefficients(start, degrees if isinstance(start, str) else None)
         key = f"{len(a) - 1},{len(b)}"
-        known = {"identity": initial_coefficients("identity", (len(a) - 1, len(b)))} if len(a) > 1 else {}
-        known |= {name: (fits[key]["numerator"], fits[key]["denominator"]) for name, fits in STORED.items() if key in fits}
+        known = (
+            {"identity": initial_coefficients("identity", (len(a) - 1, len(b)))}
+            if len(a) > 1
+            else {}
+        )
+        known |= {
+            name: (fits[key]["numerator"], fits[key]["denominator"])
+            for name, fits in STORED.items()
+            if key in fits
+        }
         if key == "5,4":
             known["released “gelu”"] = RELEASED_GELU
         best = {name: STORED.get(name, {}).get(key, {}).get("max_error", 0.0) for name in TARGETS}
-        super().__init__(numerator=a.tolist(), denominator=b.tolist(), target=target, best=best, quadrature=_rule(),
-                         presets=[[name, *(torch.as_tensor(c, dtype=torch.float64).tolist() for c in pair)] for name, pair in known.items()])
+        super().__init__(
+            numerator=a.tolist(),
+            denominator=b.tolist(),
+            target=target,
+            best=best,
+            quadrature=_rule(),
+            presets=[
+                [name, *(torch.as_tensor(c, dtype=torch.float64).tolist() for c in pair)]
+                for name, pair in known.items()
+            ],
+        )
 
     def _rows(self):
         """The rows of the module's parameters that its group uses."""
@@ -90,8 +111,12 @@ class RationalExplorer(LiveFigure):
             ValueError: it did not start from one, or the figure shows the plain denominator, which katlib does not evaluate.
         """
         if self.module is None:
-            raise ValueError("there is nothing to write to: the explorer did not start from a GroupRational")
+            raise ValueError(
+                "there is nothing to write to: the explorer did not start from a GroupRational"
+            )
         if not self.safe:
-            raise ValueError("the figure shows the plain denominator, which katlib does not evaluate; set explorer.safe = True")
+            raise ValueError(
+                "the figure shows the plain denominator, which katlib does not evaluate; set explorer.safe = True"
+            )
         for row, values in zip(self._rows(), (self.numerator, self.denominator)):
             row.copy_(torch.tensor(values))

@@ -23,7 +23,9 @@ class Coefficients(traitlets.List):
         value = [float(entry) for entry in (value.tolist() if hasattr(value, "tolist") else value)]
         before = owner._trait_values.get(self.name) or value
         if len(value) != len(before) or not all(abs(entry) < float("inf") for entry in value):
-            raise traitlets.TraitError(f"{self.name} has {len(value)} entries, {value}; allowed are {len(before)} finite numbers")
+            raise traitlets.TraitError(
+                f"{self.name} has {len(value)} entries, {value}; allowed are {len(before)} finite numbers"
+            )
         return super().validate(owner, value)
 
 

@@ -33,14 +33,30 @@ class SplineExplorer(LiveFigure):
     order = traitlets.Int().tag(sync=True)
     interval = traitlets.List(traitlets.Float()).tag(sync=True)
 
-    def __init__(self, coefficients=None, grid: int = 5, order: int = 3, interval: tuple[float, float] = (-1.0, 1.0)):
+    def __init__(
+        self,
+        coefficients=None,
+        grid: int = 5,
+        order: int = 3,
+        interval: tuple[float, float] = (-1.0, 1.0),
+    ):
         lo, hi = interval
         if not (2 <= grid <= 12 and 0 <= order <= 3 and lo < hi):
-            raise ValueError(f"grid={grid}, order={order}, interval={interval}; allowed are grids 2 to 12, orders 0 to 3 and lo < hi")
+            raise ValueError(
+                f"grid={grid}, order={order}, interval={interval}; allowed are grids 2 to 12, orders 0 to 3 and lo < hi"
+            )
         if coefficients is None:
-            centres = [(2 * k + 1 - order) / (2 * grid) for k in range(grid + order)]       # of each B_k, 0 to 1 on the interval
-            coefficients = [math.sin(2 * math.pi * min(1.0, max(0.0, t)) - math.pi) for t in centres]
+            centres = [
+                (2 * k + 1 - order) / (2 * grid) for k in range(grid + order)
+            ]  # of each B_k, 0 to 1 on the interval
+            coefficients = [
+                math.sin(2 * math.pi * min(1.0, max(0.0, t)) - math.pi) for t in centres
+            ]
         coefficients = [float(c) for c in coefficients]
         if len(coefficients) != grid + order:
-            raise ValueError(f"{len(coefficients)} coefficients; grid={grid} and order={order} need {grid + order}")
-        super().__init__(coefficients=coefficients, grid=grid, order=order, interval=[float(lo), float(hi)])
+            raise ValueError(
+                f"{len(coefficients)} coefficients; grid={grid} and order={order} need {grid + order}"
+            )
+        super().__init__(
+            coefficients=coefficients, grid=grid, order=order, interval=[float(lo), float(hi)]
+        )

@@ -6,13 +6,25 @@ from pathlib import Path
 import pytest
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--disable-background-timer-throttling"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-background-timer-throttling",
+]
 
 
 @pytest.fixture(scope="session")
 def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if not chromium:
         pytest.skip("no Chromium: install Debian's package `chromium`")
     if not (HTML / "index.html").exists():
@@ -30,13 +42,23 @@ def open_page(browser):
     contexts, faults = [], []
 
     def open_(path: str, width: int = 1200, height: int = 900, **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, offline=True, **options
+        )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: faults.append(message.text) if message.type == "error" else None,
+        )
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: faults.append(request.url) if request.url.startswith(("http", "ws")) else None)
+        page.on(
+            "request",
+            lambda request: (
+                faults.append(request.url) if request.url.startswith(("http", "ws")) else None
+            ),
+        )
         page.goto((HTML / path).as_uri())
         return page
 

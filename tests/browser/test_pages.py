@@ -13,10 +13,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
-PAGES = [f"{page}.html" for page in re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text())]
+PAGES = [
+    f"{page}.html" for page in re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text())
+]
 WIDTHS = (1280, 768, 390)
-AXE = "4.14.1"                                                          # of npm's axe-core
-LIMIT = 1_500_000                                                       # bytes of a page
+AXE = "4.14.1"  # of npm's axe-core
+LIMIT = 1_500_000  # bytes of a page
 
 
 @pytest.fixture(scope="module", params=PAGES, ids=lambda path: Path(path).stem)
@@ -35,7 +37,10 @@ def shown(browser, path):
     page.asked, page.faults = [], []
     page.on("request", lambda request: page.asked.append(request.url))
     page.on("requestfailed", lambda request: page.faults.append(f"{request.url} failed"))
-    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: page.faults.append(message.text) if message.type == "error" else None,
+    )
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.add_init_script("""window.jumps = [];
         new PerformanceObserver((list) => { for (const e of list.getEntries()) for (const s of e.sources)
@@ -48,12 +53,16 @@ def shown(browser, path):
 
 
 def theme(page, name):
-    page.evaluate(f"Object.assign(document.documentElement.dataset, {{ theme: '{name}', mode: '{name}' }})")
+    page.evaluate(
+        f"Object.assign(document.documentElement.dataset, {{ theme: '{name}', mode: '{name}' }})"
+    )
 
 
 def test_nothing_is_asked_of_the_network_and_nothing_goes_wrong(shown):
     assert not shown.faults
-    assert shown.asked and not [url for url in shown.asked if not url.startswith(("file:", "data:", "blob:"))]
+    assert shown.asked and not [
+        url for url in shown.asked if not url.startswith(("file:", "data:", "blob:"))
+    ]
 
 
 def test_maths_is_rendered(shown):
@@ -61,8 +70,12 @@ def test_maths_is_rendered(shown):
         [...document.querySelectorAll('.math')].filter((m) => m.querySelector('mjx-container, svg, math')).length,
         document.querySelectorAll('mjx-merror, [data-mjx-error], .MathJax_Error').length]""")
     assert drawn == written and not wrong
-    assert not re.search(r"(?<!\\)\$[a-zA-Z\\|\[][^$\n]{0,60}\$|\\\(|\\frac", shown.locator("main .bd-article").evaluate(
-        "node => { node = node.cloneNode(true); node.querySelectorAll('pre, code, .math, script, style, mjx-container').forEach((n) => n.remove()); return node.textContent; }"))
+    assert not re.search(
+        r"(?<!\\)\$[a-zA-Z\\|\[][^$\n]{0,60}\$|\\\(|\\frac",
+        shown.locator("main .bd-article").evaluate(
+            "node => { node = node.cloneNode(true); node.querySelectorAll('pre, code, .math, script, style, mjx-container').forEach((n) => n.remove()); return node.textContent; }"
+        ),
+    )
 
 
 def test_live_figures_are_alive(shown):
@@ -72,16 +85,20 @@ def test_live_figures_are_alive(shown):
     for i in range(views):
         box = ready.nth(i)
         widest = "node => Math.max(0, ...[...node.querySelectorAll('path, rect, line, canvas')].map((n) => n.getBoundingClientRect().width))"
-        assert box.evaluate(widest) > 100                              # something is drawn
+        assert box.evaluate(widest) > 100  # something is drawn
         names = box.evaluate("""node => [...node.querySelectorAll('button, select, input, [role="slider"]')]
             .filter((c) => !(c.getAttribute('aria-label') || c.textContent.trim() || c.labels?.[0]?.textContent.trim())).map((c) => c.outerHTML)""")
-        assert not names                                               # every control has a name
-        unreachable = box.evaluate("""node => [...node.querySelectorAll('[role="slider"], button:not([role="radio"]), select, input, [role="radio"][aria-checked="true"]')].filter((c) => c.tabIndex < 0).map((c) => c.outerHTML)""")
-        assert not unreachable                                         # and can be reached by keyboard
+        assert not names  # every control has a name
+        unreachable = box.evaluate(
+            """node => [...node.querySelectorAll('[role="slider"], button:not([role="radio"]), select, input, [role="radio"][aria-checked="true"]')].filter((c) => c.tabIndex < 0).map((c) => c.outerHTML)"""
+        )
+        assert not unreachable  # and can be reached by keyboard
 
 
 def test_icons_and_figures_are_there(shown):
-    broken = shown.evaluate("""() => [...document.images].filter((i) => i.complete && !i.naturalWidth).map((i) => i.src.slice(0, 80))""")
+    broken = shown.evaluate(
+        """() => [...document.images].filter((i) => i.complete && !i.naturalWidth).map((i) => i.src.slice(0, 80))"""
+    )
     assert not broken
     wrong = shown.evaluate("""() => [...document.querySelectorAll('svg.svg-inline--fa')].filter((s) => !s.querySelector('path[d]') || s.querySelector('animate')).map((s) => s.outerHTML)
         .concat([...document.querySelectorAll('i[class*="fa-"]')].map((i) => i.outerHTML))""")
@@ -90,7 +107,9 @@ def test_icons_and_figures_are_there(shown):
 
 def test_no_jump_while_it_loads(shown):
     jumps = shown.evaluate("window.jumps")
-    assert max((jump[0] for jump in jumps), default=0) <= 54, sorted(jumps)[-5:]        # two lines of text, in pixels
+    assert max((jump[0] for jump in jumps), default=0) <= 54, sorted(jumps)[
+        -5:
+    ]  # two lines of text, in pixels
 
 
 def too_wide(page) -> list:
@@ -155,31 +174,61 @@ def test_torn_lines_would_be_found(browser):
         <table class="katlib-table" style="width: 20px"><tr><td>1.5 ± 0.2</td></tr></table></article>""")
     found = page.evaluate(TORN)
     page.close()
-    assert len(found) == 4 and found[1] == "x | , and " and found[2:] == ["b c d", "1.5 ± 0.2"], found
+    assert len(found) == 4 and found[1] == "x | , and " and found[2:] == ["b c d", "1.5 ± 0.2"], (
+        found
+    )
 
 
 def test_a_fold_says_what_it_hides(shown):
-    folds = shown.evaluate("() => [...document.querySelectorAll('details.hide')].map((fold) => [fold.querySelector('.collapsed').textContent, fold.querySelector('pre').textContent])")
-    assert not [said for said, code in folds if (said == "Show the solution") != code.startswith("# @title Solution") or "cell source" in said]
+    folds = shown.evaluate(
+        "() => [...document.querySelectorAll('details.hide')].map((fold) => [fold.querySelector('.collapsed').textContent, fold.querySelector('pre').textContent])"
+    )
+    assert not [
+        said
+        for said, code in folds
+        if (said == "Show the solution") != code.startswith("# @title Solution")
+        or "cell source" in said
+    ]
 
 
 def test_the_page_is_light(path, shown):
     assert (HTML / path).stat().st_size <= LIMIT
-    files = {Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)) for url in shown.asked if url.startswith("file:")}
+    files = {
+        Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
+        for url in shown.asked
+        if url.startswith("file:")
+    }
     weights = {file.name: len(gzip.compress(file.read_bytes())) for file in files if file.is_file()}
-    assert sum(weights.values()) <= LIMIT, weights                      # what a first visit loads, as servers send it
+    assert sum(weights.values()) <= LIMIT, weights  # what a first visit loads, as servers send it
 
 
 @pytest.fixture(scope="session")
 def axe():
     """The text of axe-core, from build/node, installed there through npm at the first call."""
     script = ROOT / "build" / "node" / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.exists() or json.loads((script.parent / "package.json").read_text())["version"] != AXE:
+    if (
+        not script.exists()
+        or json.loads((script.parent / "package.json").read_text())["version"] != AXE
+    ):
         if not shutil.which("npm"):
             pytest.skip("no npm, which brings axe-core")
         script.parents[2].mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(["npm", "install", "--prefix", str(script.parents[2]), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", f"axe-core@{AXE}"],
-                              capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [
+                "npm",
+                "install",
+                "--prefix",
+                str(script.parents[2]),
+                "--no-save",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                f"axe-core@{AXE}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         if done.returncode:
             pytest.skip(f"npm cannot install axe-core {AXE}: {done.stderr.strip()[:200]}")
     return script.read_text()
@@ -198,9 +247,18 @@ THINNED = """() => { document.head.append(Object.assign(document.createElement('
 def violations(page, axe, options) -> list[str]:
     if not page.evaluate("'axe' in window"):
         page.evaluate(axe)
-    found = page.evaluate("options => axe.run(document, { resultTypes: ['violations'], ...options })", options)["violations"]
-    return [f"{v['id']}: {v['help']}\n" + "\n".join(f"    {node['html'][:200]}\n    {node['failureSummary'][:300]}" for node in v["nodes"][:4])
-            for v in found if v["impact"] in ("serious", "critical")]
+    found = page.evaluate(
+        "options => axe.run(document, { resultTypes: ['violations'], ...options })", options
+    )["violations"]
+    return [
+        f"{v['id']}: {v['help']}\n"
+        + "\n".join(
+            f"    {node['html'][:200]}\n    {node['failureSummary'][:300]}"
+            for node in v["nodes"][:4]
+        )
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
 
 
 def test_axe_finds_no_serious_violation(shown, axe):
@@ -208,14 +266,22 @@ def test_axe_finds_no_serious_violation(shown, axe):
     theme(shown, "light")
     found = violations(shown, axe, {"rules": {"region": {"enabled": False}}})
     theme(shown, "dark")
-    found += [f"dark, {violation}" for violation in violations(shown, axe, {"runOnly": ["color-contrast"]})]        # all that a theme can change
+    found += [
+        f"dark, {violation}"
+        for violation in violations(shown, axe, {"runOnly": ["color-contrast"]})
+    ]  # all that a theme can change
     assert not found, "\n".join(found)
 
 
 def test_axe_would_find_it(browser, axe):
     page = browser.new_page()
-    page.set_content("<html lang='en'><title>x</title><main><h1>x</h1><img src='data:,'><p style='color: #ccc; background: #fff'>pale</p></main>")
-    assert [violation.split(":")[0] for violation in violations(page, axe, {})] == ["color-contrast", "image-alt"]
+    page.set_content(
+        "<html lang='en'><title>x</title><main><h1>x</h1><img src='data:,'><p style='color: #ccc; background: #fff'>pale</p></main>"
+    )
+    assert [violation.split(":")[0] for violation in violations(page, axe, {})] == [
+        "color-contrast",
+        "image-alt",
+    ]
     page.close()
 
 
@@ -234,7 +300,11 @@ class Anchors(HTMLParser):
 
 @pytest.fixture(scope="module")
 def anchors():
-    return {file: Anchors(file.read_text()) for file in HTML.rglob("*.html") if "_static" not in file.parts}
+    return {
+        file: Anchors(file.read_text())
+        for file in HTML.rglob("*.html")
+        if "_static" not in file.parts
+    }
 
 
 def test_internal_links_lead_to_a_place_that_exists(path, anchors):
@@ -260,8 +330,11 @@ def test_search_finds_every_chapter_by_the_words_of_its_title(browser, anchors):
         if path.startswith("notebooks/"):
             notebook = json.loads((ROOT / path).with_suffix(".ipynb").read_text())
             title = "".join(notebook["cells"][0]["source"]).splitlines()[0]
-            for word in sorted(re.findall(r"[^\W\d_]{3,}", title), key=len)[-2:]:          # the two longest
-                found = page.evaluate("word => Search._performSearch(...Search._parseQuery(word)).map((result) => result[0])", word)
+            for word in sorted(re.findall(r"[^\W\d_]{3,}", title), key=len)[-2:]:  # the two longest
+                found = page.evaluate(
+                    "word => Search._performSearch(...Search._parseQuery(word)).map((result) => result[0])",
+                    word,
+                )
                 if path.removesuffix(".html") not in found:
                     lost.append((word, path))
     context.close()

@@ -1,0 +1,261 @@
+"""The rational function against hand-computed values, against a float64 oracle, and against finite differences."""
+
+import doctest
+import importlib
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.testing import assert_close
+
+import katlib
+from katlib.rational import initial_coefficients
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+TOLERANCE = {
+    torch.float64: dict(rtol=1e-13, atol=1e-13),
+    torch.float32: dict(rtol=2e-5, atol=1e-6),
+    torch.bfloat16: dict(rtol=1e-2, atol=1e-3),
+    torch.float16: dict(rtol=2e-3, atol=1e-4),
+}
+
+
+def definition(x, a, b):
+    """F(x) in Python's own numbers, term by term: no Horner, no tensors."""
+    P = sum(c * x**i for i, c in enumerate(a))
+    Q = 1 + sum(abs(c) * abs(x) ** (j + 1) for j, c in enumerate(b))
+    return P / Q
+
+
+def coefficients(groups_n, groups_d, m=5, n=4, dtype=torch.float64):
+    return torch.randn(groups_n, m + 1, dtype=dtype), torch.randn(groups_d, n, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "x, a, b, F",
+    [
+        (2.0, [0.0, 1.0], [1.0], 2 / 3),  # softsign
+        (-2.0, [0.0, 1.0], [-1.0], -2 / 3),  # the sign of b does not count
+        (-3.0, [1.0, 2.0, 1.0], [0.0, 0.5], 4 / 5.5),  # (1 - 6 + 9) / (1 + 0.5 * 9)
+        (0.0, [7.0, 5.0], [3.0], 7.0),
+        (1.5, [2.0], [], 2.0),  # a constant
+    ],
+)
+def test_hand_computed_values(x, a, b, F):
+    a, b = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
+    assert katlib.rational(torch.tensor([x], dtype=torch.float64), a, b).item() == pytest.approx(
+        F, rel=1e-15
+    )
+
+
+def test_hand_computed_gradients():
+    """F = x / (1 + |b| |x|) at x = 2, b = -1: dF/dx = 1/9, dF/da = (1/3, 2/3), dF/db = -sign(b) x |x| / Q^2 = 4/9."""
+    x = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    a = torch.tensor([[0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    b = torch.tensor([[-1.0]], dtype=torch.float64, requires_grad=True)
+    katlib.rational(x, a, b).backward()
+    assert x.grad.item() == pytest.approx(1 / 9)
+    assert a.grad.tolist()[0] == pytest.approx([1 / 3, 2 / 3])
+    assert b.grad.item() == pytest.approx(4 / 9)
+
+
+def test_against_the_definition_channel_by_channel():
+    """Which coefficients a channel gets: neighbours form a group, and Gn and Gd cut independently."""
+    x, (a, b) = torch.randn(3, 12, dtype=torch.float64), coefficients(2, 6)
+    y = katlib.rational(x, a, b)
+    for channel in range(12):
+        for row in range(3):
+            expected = definition(
+                x[row, channel].item(), a[channel // 6].tolist(), b[channel // 2].tolist()
+            )
+            assert y[row, channel].item() == pytest.approx(expected, rel=1e-12)
+
+
+SHAPES = [  # shape, dim, Gn, Gd
+    ((5, 28), -1, 1, 4),  # a group of 7 channels
+    ((28,), -1, 4, 7),  # one row; groups that do not divide each other
+    ((1, 1), -1, 1, 1),
+    ((0, 16), -1, 2, 8),  # no rows
+    ((3, 0, 16), -1, 1, 8),
+    ((257, 24), -1, 1, 8),
+    ((2, 12, 5, 3), 1, 3, 4),  # NCHW
+    ((12, 5), 0, 1, 6),
+    ((2, 3, 4, 6), -2, 2, 4),
+]
+
+
+@pytest.mark.parametrize("shape, dim, groups_n, groups_d", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_and_gradients_against_the_float64_oracle(shape, dim, groups_n, groups_d, dtype):
+    a64, b64 = coefficients(groups_n, groups_d)
+    x = torch.randn(shape).to(dtype)
+    g = torch.randn(shape).to(dtype)
+    c = torch.float64 if dtype == torch.float64 else torch.float32
+    a64, b64 = a64.to(c).double(), b64.to(c).double()
+    inputs = [x.clone().requires_grad_(), a64.to(c).requires_grad_(), b64.to(c).requires_grad_()]
+    oracle = [t.detach().double().requires_grad_() for t in inputs]
+    y, expected = katlib.rational(*inputs, dim=dim), katlib.rational_reference(*oracle, dim=dim)
+    assert y.dtype == dtype and y.shape == x.shape
+    assert_close(y, expected.to(dtype), **TOLERANCE[dtype])
+    got = torch.autograd.grad(y, inputs, g)
+    wanted = torch.autograd.grad(expected, oracle, g.double())
+    assert_close(got[0], wanted[0].to(dtype), **TOLERANCE[dtype])
+    for mine, true in zip(got[1:], wanted[1:]):  # sums of many terms of both signs
+        assert mine.dtype == c
+        scale = max(1.0, true.abs().max().item())
+        assert_close(
+            mine.double(), true, rtol=TOLERANCE[c]["rtol"], atol=scale * TOLERANCE[c]["atol"] * 10
+        )
+
+
+@pytest.mark.parametrize("degrees", [(5, 4), (0, 0), (1, 0), (0, 3), (3, 2), (8, 8)])
+def test_gradcheck(degrees):
+    m, n = degrees
+    x = torch.randn(4, 12, dtype=torch.float64, requires_grad=True)
+    a, b = (c.requires_grad_() for c in coefficients(2, 3, m, n))
+    assert gradcheck(katlib.rational, (x, a, b))
+    assert gradgradcheck(katlib.rational, (x, a, b))
+
+
+def test_the_reference_agrees_with_itself_by_finite_differences():
+    x = torch.randn(4, 12, dtype=torch.float64, requires_grad=True)
+    a, b = (c.requires_grad_() for c in coefficients(2, 3))
+    assert gradcheck(katlib.rational_reference, (x, a, b))
+
+
+def test_a_denominator_of_zero_learns():
+    a = torch.tensor([[0.0, 1.0]])
+    for function in (katlib.rational, katlib.rational_reference):
+        b = torch.zeros(1, 4, requires_grad=True)
+        function(torch.tensor([[0.5], [2.0]]), a, b).sum().backward()
+        # db_j = -sum F z^j with Q = 1, F = x
+        assert_close(
+            b.grad, torch.tensor([[-(0.5 ** (j + 1) + 2.0 ** (j + 1)) for j in range(1, 5)]])
+        )
+
+
+def test_layouts_do_not_matter():
+    a, b = coefficients(2, 4, dtype=torch.float32)
+    x = torch.randn(6, 8, 16)
+    expected = katlib.rational(x, a, b)
+    assert_close(katlib.rational(x.transpose(0, 1), a, b), expected.transpose(0, 1), rtol=0, atol=0)
+    assert_close(katlib.rational(x[:, ::2], a, b), expected[:, ::2], rtol=0, atol=0)
+    assert_close(
+        katlib.rational(x.movedim(-1, 1), a, b, dim=1), expected.movedim(-1, 1), rtol=0, atol=0
+    )
+    assert_close(
+        katlib.rational(x[:1].expand(6, 8, 16), a, b), expected[:1].expand(6, 8, 16), rtol=0, atol=0
+    )
+
+
+def test_gradients_with_stride_zero():
+    """`sum()` sends back one number expanded to a whole tensor."""
+    a, b = coefficients(1, 4, dtype=torch.float32)
+    x = torch.randn(5, 16, requires_grad=True)
+    (summed,) = torch.autograd.grad(katlib.rational(x, a, b).sum(), x)
+    (dense,) = torch.autograd.grad(katlib.rational(x, a, b), x, torch.ones(5, 16))
+    assert torch.equal(summed, dense)
+
+
+def test_transforms_of_torch_func():
+    a, b = coefficients(1, 4, dtype=torch.float64)
+    x = torch.randn(7, 16, dtype=torch.float64)
+    assert_close(
+        torch.func.vmap(lambda row: katlib.rational(row, a, b))(x), katlib.rational(x, a, b)
+    )
+    derivative = torch.func.grad(lambda row: katlib.rational(row, a, b).sum())
+    leaf = x.clone().requires_grad_()
+    assert_close(
+        torch.func.vmap(derivative)(x),
+        torch.autograd.grad(katlib.rational(leaf, a, b).sum(), leaf)[0],
+    )
+
+
+def test_large_inputs_stay_finite():
+    a, b = (c[None].float() for c in initial_coefficients("swish"))
+    for dtype, size in ((torch.float32, 1e6), (torch.bfloat16, 1e6), (torch.float16, 6e4)):
+        x = torch.tensor([-size, -300.0, 0.0, 300.0, size], dtype=dtype, requires_grad=True)
+        y = katlib.rational(x[:, None], a, b)
+        y.float().sum().backward()
+        assert x.grad.isfinite().all()
+        assert katlib.rational(x.float()[:, None], a, b).isfinite().all()
+
+
+def test_a_group_rational_starts_as_its_target_and_is_named_as_released():
+    layer = katlib.GroupRational(64, groups=8, init="gelu", numerator_groups=2)
+    assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {
+        "weight_numerator": (2, 6),
+        "weight_denominator": (8, 4),
+    }
+    x = torch.linspace(-3, 3, 201)[:, None].expand(-1, 64)
+    assert (layer(x) - torch.nn.functional.gelu(x)).abs().max() < 5e-3
+    assert "groups=8" in repr(layer)
+
+
+def test_a_group_rational_starts_from_a_fit_or_a_pair():
+    fit = katlib.fit_rational(torch.sin, (3, 2))
+    x = torch.linspace(-3, 3, 50)[:, None].expand(-1, 4)
+    assert_close(
+        katlib.GroupRational(4, 2, init=fit, degrees=(3, 2))(x),
+        torch.sin(x),
+        atol=2 * fit.max_error,
+        rtol=0,
+    )
+    assert_close(
+        katlib.GroupRational(4, 2, init=([0.0, 1.0], [1.0]), degrees=(1, 1))(x),
+        torch.nn.functional.softsign(x),
+    )
+
+
+X, A, B = torch.zeros(2, 16), torch.zeros(1, 6), torch.zeros(8, 4)
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda: katlib.rational([1.0], A, B), TypeError, "x must be a torch.Tensor, not list"),
+        (lambda: katlib.rational(X.long(), A, B), TypeError, "torch.int64"),
+        (lambda: katlib.rational(X, A.long(), B), TypeError, "numerator is torch.int64"),
+        (lambda: katlib.rational(X, A, B.to("meta")), ValueError, "denominator is on meta"),
+        (lambda: katlib.rational(torch.tensor(1.0), A, B), ValueError, "no dimensions"),
+        (lambda: katlib.rational(X, A, B, dim=2), ValueError, "dim=2 is out of range"),
+        (lambda: katlib.rational(X, A[0], B), ValueError, r"numerator has shape \(6,\)"),
+        (lambda: katlib.rational(X, A, B[0]), ValueError, r"denominator has shape \(4,\)"),
+        (
+            lambda: katlib.rational(X, A, torch.zeros(3, 4)),
+            ValueError,
+            "3 groups, which do not divide the 16 channels",
+        ),
+        (lambda: katlib.rational(X, A, torch.zeros(0, 4)), ValueError, "0 groups"),
+        (
+            lambda: katlib.GroupRational(30, groups=8),
+            ValueError,
+            "groups=8 does not divide channels=30",
+        ),
+        (lambda: katlib.GroupRational(16, groups=0), ValueError, "groups=0"),
+        (
+            lambda: katlib.GroupRational(16, init="gleu"),
+            ValueError,
+            "'gleu' is not known; allowed are 'identity'",
+        ),
+        (lambda: katlib.GroupRational(16, degrees=(4, 3)), ValueError, r"not for \(4, 3\)"),
+        (lambda: katlib.GroupRational(16, degrees=(-1, 3)), ValueError, "m >= 0"),
+        (
+            lambda: katlib.GroupRational(16, init=([0.0], [1.0])),
+            ValueError,
+            "1 numerator and 1 denominator",
+        ),
+        (lambda: katlib.GroupRational(16)(torch.zeros(2, 8)), ValueError, "must have 16 channels"),
+    ],
+)
+def test_bad_input_says_what_is_allowed(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+@pytest.mark.parametrize("module", ["fit", "grkan", "init", "rational", "spline", "vit"])
+def test_docstring_examples(module):
+    result = doctest.testmod(
+        importlib.import_module(f"katlib.{module}"), extraglobs={"katlib": katlib, "torch": torch}
+    )
+    assert result.attempted > 0 and result.failed == 0
