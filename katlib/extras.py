@@ -1,4 +1,4 @@
-"""What katlib does without: packages that come with an extra, and the error where one is missing."""
+"""Packages that come with an extra of katlib, and the error where one is missing."""
 
 from importlib.util import find_spec
 

@@ -1,0 +1,184 @@
+"""What a Vision Transformer or KAT is made of: one dataclass, checked before anything is built.
+
+The model, the training presets, saved files and timm's registry all describe a model by an
+`Architecture`. It is cheap to make, so a file or a command line that asks for something impossible
+gets one sentence at once and no allocation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+MLPS = ("grkan", "mlp")
+
+# far above any ViT that has been trained (22 billion parameters, 48 blocks), far below what hangs
+MAX_DEPTH = 1000
+MAX_PARAMETERS = 10**11
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The arguments of `katlib.VisionTransformer`; their names are timm's.
+
+    Args:
+        img_size, patch_size: side lengths in pixels; patch_size divides img_size.
+        in_chans: channels of the image.
+        num_classes: outputs.
+        embed_dim, depth, num_heads: width, number of blocks, attention heads; num_heads divides
+            embed_dim.
+        mlp_ratio: hidden width of the MLP, in units of embed_dim.
+        mlp: "grkan" for a KAT, "mlp" for a ViT.
+        groups, numerator_groups: of the rational functions; divisors of embed_dim and of the hidden
+            width, or None for one function for each channel. The last four have no effect for
+            mlp="mlp".
+        act_init: where the two rational functions of a block start, see
+            `katlib.rational.initial_coefficients`.
+        degrees: (m, n), the degrees of numerator and denominator.
+        drop_rate: dropout after the embedding and within the MLPs.
+        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the
+            last.
+
+    Raises:
+        ValueError: a value of another type or out of range, or sizes that do not divide.
+
+    Example:
+        >>> from katlib.architecture import Architecture
+        >>> f"{Architecture(embed_dim=192, num_heads=3).parameters:,}"
+        '5,718,328'
+    """
+
+    img_size: int = 224
+    patch_size: int = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    mlp: str = "grkan"
+    groups: int | None = 8
+    act_init: tuple[Any, Any] = ("identity", "swish")
+    degrees: tuple[int, int] = (5, 4)
+    numerator_groups: int | None = 1
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        # JSON and command lines have lists where a dataclass that can be compared needs tuples
+        for name in ("act_init", "degrees"):
+            object.__setattr__(self, name, _pair(name, getattr(self, name)))
+        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "num_heads"):
+            _check_int(name, getattr(self, name), 1)
+        _check_int("depth", self.depth, 1, MAX_DEPTH)
+        for name in ("drop_rate", "drop_path_rate"):
+            _check_number(name, getattr(self, name), 0, 1)
+        _check_number("mlp_ratio", self.mlp_ratio, 0, math.inf)
+        if self.mlp not in MLPS:
+            raise ValueError(f"mlp={self.mlp!r} is not known; allowed are 'grkan' and 'mlp'")
+        _check_divides("patch_size", self.patch_size, "img_size", self.img_size)
+        _check_divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
+        if self.hidden_features < 1:
+            raise ValueError(f"mlp_ratio={self.mlp_ratio} leaves no hidden features")
+        if self.mlp == "grkan":
+            self._check_rational_functions()
+        if self.parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"embed_dim={self.embed_dim}, depth={self.depth}, img_size={self.img_size} and "
+                f"num_classes={self.num_classes} make {self.parameters:,} parameters; allowed are "
+                f"{MAX_PARAMETERS:,}"
+            )
+
+    def _check_rational_functions(self) -> None:
+        for degree in self.degrees:
+            _check_int("degrees", degree, 0)
+        for name in ("groups", "numerator_groups"):
+            count = getattr(self, name)
+            if count is None:
+                continue
+            _check_int(name, count, 1)
+            _check_divides(name, count, "embed_dim", self.embed_dim)
+            _check_divides(name, count, "the hidden width", self.hidden_features)
+
+    @classmethod
+    def from_dict(cls, values: object) -> Architecture:
+        """The architecture of a file's header.
+
+        Raises:
+            ValueError: not a dictionary, an argument that is not known, or a value that is wrong.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"an architecture is a dictionary of arguments, not {values!r:.100}")
+        known = [field.name for field in fields(cls)]
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise ValueError(f"{unknown} are not known; an architecture has {', '.join(known)}")
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The arguments of `VisionTransformer`."""
+        return asdict(self)
+
+    @property
+    def hidden_features(self) -> int:
+        """Width of the MLP's hidden layer."""
+        return int(self.embed_dim * self.mlp_ratio)
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image, and the class token."""
+        return 1 + (self.img_size // self.patch_size) ** 2
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the model."""
+        dim, hidden = self.embed_dim, self.hidden_features
+        embedding = (self.in_chans * self.patch_size**2 + 1) * dim + dim + self.tokens * dim
+        attention = 4 * (dim + 1) * dim
+        mlp = (dim + 1) * hidden + (hidden + 1) * dim
+        if self.mlp == "grkan":
+            mlp += self._coefficients(dim) + self._coefficients(hidden)
+        norm = 2 * dim
+        head = (dim + 1) * self.num_classes
+        return embedding + self.depth * (2 * norm + attention + mlp) + norm + head
+
+    def _coefficients(self, channels: int) -> int:
+        """Number of coefficients of one `GroupRational`."""
+        m, n = self.degrees
+        groups = channels if self.groups is None else self.groups
+        numerator_groups = channels if self.numerator_groups is None else self.numerator_groups
+        return numerator_groups * (m + 1) + groups * n
+
+
+def _pair(name: str, value: object) -> tuple:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{name}={value!r:.100}; allowed are pairs")
+    return tuple(value)
+
+
+def _check_int(name: str, value: object, least: int, most: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
+        raise ValueError(f"{name}={value!r:.100}; allowed are whole numbers, {limit}")
+
+
+def _check_number(name: str, value: object, least: float, most: float) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most or value == math.inf:  # type: ignore[operator]
+        limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
+        raise ValueError(f"{name}={value!r:.100}; allowed are numbers, {limit}")
+
+
+def _check_divides(name: str, value: int, whole_name: str, whole: int) -> None:
+    if whole % value:
+        raise ValueError(
+            f"{name}={value} does not divide {whole_name}={whole}; use a divisor of {whole}"
+        )
+
+
+# Yang & Wang, arXiv 2409.10594, table 1
+KAT_TINY = Architecture(embed_dim=192, num_heads=3)
+KAT_SMALL = Architecture(embed_dim=384, num_heads=6)
+KAT_BASE = Architecture(embed_dim=768, num_heads=12)
