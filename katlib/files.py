@@ -23,7 +23,7 @@ def write_whole(path: str | os.PathLike) -> Iterator[Path]:
 
     Example:
         >>> with write_whole("record.json") as temporary:
-        ...     temporary.write_text("{}")
+        ...     _ = temporary.write_text("{}")
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")

@@ -1,11 +1,15 @@
-"""Group-rational KAN layers: KAT's replacement for the linear layer and for the MLP of a transformer.
+"""Group-rational KAN layers: KAT's replacement for the linear layer and for a transformer's MLP.
 
     GRKAN:     y = W F(x) + c                         (arXiv 2409.10594, equation 14)
-    GRKANMlp:  y = W_2 F_2(W_1 F_1(x) + c_1) + c_2    with F_1 = identity and F_2 = swish at the start
+    GRKANMlp:  y = W_2 F_2(W_1 F_1(x) + c_1) + c_2
 
-F is a `GroupRational`: one rational function for each group of channels. A KAN layer has one function on each of its
-in_features * out_features edges; sharing them in groups and leaving the edge a weight is what makes it as cheap as an MLP.
+F is a `GroupRational`: one rational function for each group of channels. At the start F_1 is the
+identity and F_2 swish. A KAN layer has one function on each of its in_features * out_features
+edges. Sharing the functions in groups, and leaving each edge only a weight, makes it as cheap as an
+MLP.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +18,16 @@ from katlib.init import variance_preserving_
 from katlib.rational import GroupRational
 
 
-def as_linear(x: Tensor) -> Tensor:
-    """x as a linear map takes it under autocast to bfloat16. Cast before the function in front of it rather than behind, it is half the bytes for the
-    function to move and to keep; a norm's output is float32 under autocast. Not to float16: it would cut off at 65,504 what the function may bring down."""
+def as_linear_input(x: Tensor) -> Tensor:
+    """x in the type in which the linear layer will take it under autocast to bfloat16.
+
+    A norm's output is float32 under autocast. Casting it before the rational function and not after
+    halves the bytes that the function reads, writes and keeps for backward. It is not cast to
+    float16, whose largest number is 65,504: the function may bring larger inputs down.
+    """
     device = x.device.type
-    if (
-        x.dtype != torch.float32 or x.is_meta or not torch.is_autocast_enabled(device)
-    ):  # meta knows no autocast
+    # there is no autocast on the meta device
+    if x.dtype != torch.float32 or x.is_meta or not torch.is_autocast_enabled(device):
         return x
     return x.bfloat16() if torch.get_autocast_dtype(device) == torch.bfloat16 else x
 
@@ -30,13 +37,14 @@ class GRKAN(nn.Module):
 
     Args:
         in_features, out_features: sizes of the last dimension before and after.
-        groups: groups of the rational function; a divisor of `in_features`, or None for one for each feature.
+        groups: groups of the rational function; a divisor of `in_features`, or None for one for
+            each feature.
         init: its starting point, see `katlib.rational.initial_coefficients`.
         bias: whether the linear map has a bias.
         degrees, numerator_groups: of the rational function, see `GroupRational`.
 
-    Input (..., in_features), output (..., out_features), of the input's dtype. The weights start variance-preserving
-    (`katlib.init`): an input of N(0, 1) leaves with variance 1.
+    Input (..., in_features), output (..., out_features), of the input's dtype. The weights start
+    variance-preserving (`katlib.init`): an input of N(0, 1) leaves with variance 1.
 
     Raises:
         ValueError: groups that do not divide `in_features`, or an unknown `init`.
@@ -51,7 +59,7 @@ class GRKAN(nn.Module):
         in_features: int,
         out_features: int,
         groups: int | None = 8,
-        init="swish",
+        init: Any = "swish",
         bias: bool = True,
         degrees: tuple[int, int] = (5, 4),
         numerator_groups: int | None = 1,
@@ -66,7 +74,7 @@ class GRKAN(nn.Module):
         variance_preserving_(self.fc, self.act)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.act(as_linear(x)))  # (..., in_features) -> (..., out_features)
+        return self.fc(self.act(as_linear_input(x)))  # (..., in) -> (..., out)
 
 
 class GRKANMlp(nn.Module):
@@ -75,18 +83,21 @@ class GRKANMlp(nn.Module):
     Args:
         in_features: size of the last dimension.
         hidden_features, out_features: default to `in_features`.
-        act_layer, norm_layer: accepted because timm's blocks pass them; `act_layer` is not used (the activation is learned),
-            `norm_layer` must be None.
-        device, dtype: where and as what the parameters are made; default: the CPU's float32, as for all modules.
+        act_layer, norm_layer: accepted because timm's blocks pass them. `act_layer` is not used,
+            because the activation is learned; `norm_layer` must be None.
+        device, dtype: where and as what the parameters are made; default: the CPU's float32, as for
+            all modules.
         bias: whether the linear maps have biases.
         drop: dropout probability after each activation.
         groups, degrees, numerator_groups: of both rational functions, see `GroupRational`.
         init: where the two functions start.
 
-    Parameter names are those of the released checkpoints: act1, fc1, act2, fc2.
+    Input (..., in_features), output (..., out_features). Parameter names are those of the released
+    checkpoints: act1, fc1, act2, fc2.
 
     Raises:
-        ValueError: groups that do not divide `in_features` and `hidden_features`, an unknown `init`, or a `norm_layer`.
+        ValueError: groups that do not divide `in_features` and `hidden_features`, an unknown
+            `init`, or a `norm_layer`.
 
     Example:
         >>> katlib.GRKANMlp(64, 256)(torch.randn(2, 10, 64)).shape
@@ -98,21 +109,22 @@ class GRKANMlp(nn.Module):
         in_features: int,
         hidden_features: int | None = None,
         out_features: int | None = None,
-        act_layer=None,
-        norm_layer=None,
+        act_layer: Any = None,
+        norm_layer: Any = None,
         bias: bool = True,
         drop: float = 0.0,
         groups: int | None = 8,
-        init=("identity", "swish"),
+        init: tuple[Any, Any] = ("identity", "swish"),
         degrees: tuple[int, int] = (5, 4),
         numerator_groups: int | None = 1,
-        device=None,
-        dtype=None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if norm_layer is not None:
             raise ValueError(
-                f"norm_layer={norm_layer!r}: GRKANMlp has no norm between its layers; only None is allowed"
+                f"norm_layer={norm_layer!r}: GRKANMlp has no norm between its layers; only None "
+                "is allowed"
             )
         hidden_features = hidden_features or in_features
         out_features = out_features or in_features
@@ -131,5 +143,5 @@ class GRKANMlp(nn.Module):
         variance_preserving_(self.fc2, self.act2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(self.drop1(self.act1(as_linear(x))))  # (..., in) -> (..., hidden)
+        x = self.fc1(self.drop1(self.act1(as_linear_input(x))))  # (..., in) -> (..., hidden)
         return self.fc2(self.drop2(self.act2(x)))  # (..., hidden) -> (..., out)

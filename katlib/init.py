@@ -1,7 +1,14 @@
-"""Variance-preserving initialisation: weights scaled so that a signal keeps its size through any number of layers.
+"""Variance-preserving initialisation: weights scaled so that a signal keeps its size at any depth.
 
-For y = W F(x) with independent weights of mean 0,  E[y^2] = d_in Var[w] E[F(x)^2].  If x ~ N(0, 1), the size is kept when
-Var[w] = alpha / d_in with the gain alpha = 1 / E[F(z)^2], z ~ N(0, 1) (arXiv 2409.10594, section 4.3; He et al., arXiv 1502.01852).
+For y = W F(x) with independent weights of mean 0,
+
+    E[y^2] = d_in Var[w] E[F(x)^2].
+
+If x ~ N(0, 1), the size is kept when Var[w] = alpha / d_in with the gain alpha = 1 / E[F(z)^2],
+z ~ N(0, 1) (arXiv 2409.10594, section 4.3; He et al., arXiv 1502.01852).
+
+This gain is a factor of the variance. `torch.nn.init.calculate_gain` returns its square root, a
+factor of the standard deviation.
 """
 
 import math
@@ -14,16 +21,27 @@ from torch import Tensor, nn
 from katlib.fit import resolve_target
 from katlib.rational import GroupRational, rational_reference
 
-NODES = 100  # of the Gauss-Hermite rule: exact for polynomials up to degree 199
+# what stands before a linear layer: a name in `katlib.fit.TARGETS`, a function, or a module
+Activation = str | Callable[[Tensor], Tensor] | GroupRational
+
+# of the Gauss-Hermite rule, which is exact for polynomials up to degree 199
+NODES = 100
+
+
+def gauss_hermite() -> tuple[Tensor, Tensor]:
+    """Nodes z and weights w, both (NODES,) float64: E[f(z)] = sum w f(z) for z ~ N(0, 1)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    return torch.from_numpy(nodes), torch.from_numpy(weights / weights.sum())
 
 
 @torch.no_grad()
-def gain(activation: str | Callable[[Tensor], Tensor] | GroupRational) -> float:
+def gain(activation: Activation) -> float:
     """alpha = 1 / E[F(z)^2] for z ~ N(0, 1), by Gauss-Hermite quadrature in float64.
 
     Args:
-        activation: a function from a float64 tensor to one of the same shape; a name in `katlib.fit.TARGETS`; or a
-            `GroupRational`, for which E[F^2] is averaged over its groups.
+        activation: a function from a float64 tensor to one of the same shape; a name in
+            `katlib.fit.TARGETS`; or a `GroupRational`, for which E[F^2] is averaged over its
+            groups.
 
     Raises:
         ValueError: an unknown name, or an activation that is 0 wherever z has weight.
@@ -32,18 +50,12 @@ def gain(activation: str | Callable[[Tensor], Tensor] | GroupRational) -> float:
         >>> round(katlib.gain("relu"), 6)
         2.0
     """
-    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(NODES))
-    weights = weights / weights.sum()  # (nodes,), a probability
+    nodes, weights = gauss_hermite()
     if isinstance(activation, GroupRational):
-        a, b = (
-            p.detach().double().cpu()
-            for p in (activation.weight_numerator, activation.weight_denominator)
-        )
-        groups = math.lcm(len(a), len(b))
-        values = rational_reference(nodes[:, None].expand(-1, groups), a, b)  # (nodes, groups)
-        second_moment = (weights @ values**2).mean().item()
+        values = _values_of_groups(activation, nodes)  # (nodes, groups)
     else:
-        second_moment = (weights @ resolve_target(activation)(nodes) ** 2).item()
+        values = resolve_target(activation)(nodes)  # (nodes,)
+    second_moment = (weights @ values**2).mean().item()
     if not second_moment > 0:
         raise ValueError(
             f"E[F(z)^2] is {second_moment}; an activation that is 0 everywhere has no gain"
@@ -51,17 +63,23 @@ def gain(activation: str | Callable[[Tensor], Tensor] | GroupRational) -> float:
     return 1 / second_moment
 
 
+def _values_of_groups(activation: GroupRational, x: Tensor) -> Tensor:
+    """Each group's function at the points x (N,): (N, groups) float64."""
+    a = activation.weight_numerator.detach().double().cpu()
+    b = activation.weight_denominator.detach().double().cpu()
+    groups = math.lcm(len(a), len(b))
+    return rational_reference(x[:, None].expand(-1, groups), a, b)
+
+
 @torch.no_grad()
-def variance_preserving_(
-    linear: nn.Linear, activation: str | Callable[[Tensor], Tensor] | GroupRational = "identity"
-) -> None:
-    """Draws the weights of `linear` from N(0, gain(activation) / in_features) and sets its bias to 0, in place.
+def variance_preserving_(linear: nn.Linear, activation: Activation = "identity") -> None:
+    """Draws the weights of `linear` from N(0, gain(activation) / in_features), in place.
+
+    The bias becomes 0. A layer on the meta device has no numbers and is left as it is.
 
     Args:
         linear: the layer that follows the activation.
         activation: what stands before it, as in `gain`.
-
-    A layer on the meta device has no numbers and is left as it is.
     """
     if linear.weight.is_meta:
         return
@@ -72,20 +90,30 @@ def variance_preserving_(
 
 @torch.no_grad()
 def truncated_normal_(weight: Tensor, std: float) -> Tensor:
-    """Draws `weight` from N(0, std^2), cut at 6 std, in place. `torch.nn.init.trunc_normal_` drew the same numbers until it took another way, in some version
-    after 2.11; so a seed gives the same weights in every version of torch."""
-    return weight.uniform_(-1, 1).erfinv_().mul_(std * math.sqrt(2)).clamp_(-6 * std, 6 * std)
+    """Draws `weight` from N(0, std^2), cut at 6 std, in place; returns it.
+
+    Unlike `torch.nn.init.trunc_normal_`, which draws other numbers since a version after 2.11, it
+    gives the same numbers for a seed in every version of torch.
+    """
+    uniform = weight.uniform_(-1, 1)
+    return uniform.erfinv_().mul_(std * math.sqrt(2)).clamp_(-6 * std, 6 * std)
 
 
 @torch.no_grad()
 def mimetic_(
-    qkv: nn.Linear, proj: nn.Linear, num_heads: int, query_key=(0.7, 0.7), value_proj=(0.4, 0.4)
+    qkv: nn.Linear,
+    proj: nn.Linear,
+    num_heads: int,
+    query_key: tuple[float, float] = (0.7, 0.7),
+    value_proj: tuple[float, float] = (0.4, 0.4),
 ) -> None:
-    """Mimetic initialisation of an attention layer, in place (Trockman & Kolter, arXiv 2305.09828), as KAT uses it.
+    """Mimetic initialisation of an attention layer, in place, as KAT uses it.
 
-    Trained transformers have, in each head, W_q^T W_k close to a positive multiple of the identity, and W_proj W_v close to a
-    negative one. So each product starts at alpha Z + beta I (query and key) or alpha Z - beta I (value and projection), with
-    Z ~ N(0, 1 / dim), factored by a singular value decomposition; biases start at 0.
+    In the heads of trained transformers W_q^T W_k is close to a positive multiple of the identity,
+    and W_proj W_v close to a negative one (Trockman & Kolter, arXiv 2305.09828). So each product
+    starts at alpha Z + beta I (query and key) or alpha Z - beta I (value and projection), with
+    Z ~ N(0, 1 / dim), factored by a singular value decomposition. Biases start at 0. Layers on the
+    meta device have no numbers and are left as they are.
 
     Args:
         qkv: (3 dim, dim) weights, the heads of q, then of k, then of v.
@@ -93,26 +121,30 @@ def mimetic_(
         num_heads: number of heads; divides dim.
         query_key, value_proj: (alpha, beta) of the two products.
     """
-    if qkv.weight.is_meta:  # no numbers to draw, and 13 decompositions to save
+    if qkv.weight.is_meta:
         return
     dim = proj.in_features
-    head = dim // num_heads
-
-    def factors(alpha: float, beta: float) -> tuple[Tensor, Tensor]:
-        Z = torch.randn(dim, dim, device=qkv.weight.device) / math.sqrt(dim)
-        U, S, Vh = torch.linalg.svd(alpha * Z + beta * torch.eye(dim, device=Z.device))
-        return U * S.sqrt(), S.sqrt()[:, None] * Vh  # left @ right = alpha Z + beta I
-
+    head_dim = dim // num_heads
     q, k, v = qkv.weight.view(3, dim, dim).unbind(0)
-    for h in range(num_heads):
-        left, right = factors(*query_key)
-        q[h * head : (h + 1) * head] = left[
-            :, :head
-        ].T  # the head's best approximation of rank head
-        k[h * head : (h + 1) * head] = right[:head]
-    left, right = factors(value_proj[0], -value_proj[1])
+    alpha, beta = query_key
+    for start in range(0, dim, head_dim):
+        # the first head_dim singular vectors: the best approximation of that rank
+        left, right = _random_factors(dim, alpha, beta, qkv.weight.device)
+        q[start : start + head_dim] = left[:, :head_dim].T
+        k[start : start + head_dim] = right[:head_dim]
+    alpha, beta = value_proj
+    left, right = _random_factors(dim, alpha, -beta, qkv.weight.device)
     v.copy_(right)
     proj.weight.copy_(left)
     for layer in (qkv, proj):
         if layer.bias is not None:
             layer.bias.zero_()
+
+
+def _random_factors(
+    dim: int, alpha: float, beta: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Matrices with left @ right = alpha Z + beta I, Z ~ N(0, 1 / dim), all (dim, dim)."""
+    Z = torch.randn(dim, dim, device=device) / math.sqrt(dim)
+    U, S, Vh = torch.linalg.svd(alpha * Z + beta * torch.eye(dim, device=device))
+    return U * S.sqrt(), S.sqrt()[:, None] * Vh

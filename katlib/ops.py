@@ -1,14 +1,24 @@
-"""`katlib::rational` as a PyTorch operator: one name, and behind it the fastest way of computing it that the device has.
+"""`katlib::rational`: the group-rational function as a PyTorch operator.
 
-    katlib::rational(x, a, b) -> y                              katlib::rational_backward(g, x, a, b) -> (dx, da, db)
+    katlib::rational(x, numerator, denominator, dim) -> y
+    katlib::rational_backward(g, x, numerator, denominator, dim, input_gradient,
+                              coefficient_gradients) -> (dx, d numerator, d denominator)
 
-with contiguous x, g, y and dx (rows, G, span), a (Ga, m + 1) and b (Gb, n) for divisors Ga and Gb of G, whose rows are shared by neighbouring groups;
-a and b are float64 if x is, else float32. CPU tensors go to `katlib.cpu`, CUDA tensors to `katlib.cuda`; where those cannot serve, and on any other device, the reference in PyTorch runs. The backward stores x and the
-coefficients alone. Derivatives of second and higher order go through the reference.
+x is a floating-point tensor of any rank and memory layout. Its dimension `dim` holds the channels;
+y and dx have its shape, type and layout. The coefficients are (Gn, m + 1) and (Gd, n), with group
+counts that divide the channels. A gradient that is not asked for comes back as an empty tensor.
+
+CPU tensors go to `katlib.cpu`, CUDA tensors to `katlib.cuda`. On any other device, and where those
+cannot serve, `katlib.reference` runs. Autograd, `torch.compile`, `torch.export` and
+`torch.jit.trace` all see the operator, the transforms of `torch.func` an `autograd.Function` around
+it. Two things know only PyTorch's own operators, so they get the plain arithmetic of
+`katlib.reference` in its place: the export to ONNX, and a transform that is compiled.
 """
 
 import math
-from operator import attrgetter
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,256 +27,348 @@ from katlib import cpu, cuda
 from katlib.reference import evaluate, gradients
 
 LIBRARY = torch.library.Library("katlib", "DEF")
-LIBRARY.define("rational(Tensor x, Tensor a, Tensor b) -> Tensor")
+TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
 LIBRARY.define(
-    "rational_backward(Tensor g, Tensor x, Tensor a, Tensor b) -> (Tensor, Tensor, Tensor)"
+    "rational(Tensor x, Tensor numerator, Tensor denominator, int dim) -> Tensor", tags=TAGS
 )
-FORWARD, BACKWARD = torch.ops.katlib.rational.default, torch.ops.katlib.rational_backward.default
+LIBRARY.define(
+    "rational_backward(Tensor g, Tensor x, Tensor numerator, Tensor denominator, int dim, "
+    "bool input_gradient, bool coefficient_gradients) -> (Tensor, Tensor, Tensor)",
+    tags=TAGS,
+)
+FORWARD = torch.ops.katlib.rational.default
+BACKWARD = torch.ops.katlib.rational_backward.default
+
+# Whether a transform of torch.func is running. PyTorch has no public name for it; without this one
+# such transforms fail with PyTorch's own message, and all else works.
+_transform_is_active: Callable[[], bool] = getattr(
+    torch._C, "_are_functorch_transforms_active", lambda: False
+)
 
 
-def reference_forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The operator in plain PyTorch."""
-    return evaluate(x.to(a.dtype), a, b).to(x.dtype).contiguous()
+def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
+    """F(x) for tensors that are known to fit; `katlib.rational` checks them."""
+    if torch.onnx.is_in_onnx_export():
+        return reference_forward(x, numerator, denominator, dim)
+    if _transform_is_active():
+        transformed = reference_forward if torch.compiler.is_compiling() else _Rational.apply
+        return transformed(x, numerator, denominator, dim)
+    return FORWARD(x, numerator, denominator, dim)
 
 
-def reference_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+# ---- the grouped form of a tensor
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type that is computed in: float32 for half types, else x's own."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def grouped_shape(
+    sizes: Sequence[int], dim: int, numerator: Tensor, denominator: Tensor
+) -> tuple[int, int, int]:
+    """(rows, G, span) for a contiguous tensor of these sizes with channels in dimension `dim`.
+
+    In contiguous memory a group of neighbouring channels is one contiguous span, whatever follows
+    the channels, so that (..., C) and (N, C, H, W) become the same three numbers. G is the least
+    common multiple of the two group counts.
+    """
+    groups = math.lcm(len(numerator), len(denominator))
+    rows = math.prod(sizes[:dim])
+    span = sizes[dim] // groups * math.prod(sizes[dim + 1 :])
+    return rows, groups, span
+
+
+def memory_shape(
+    x: Tensor, dim: int, numerator: Tensor, denominator: Tensor
+) -> tuple[int, int, int]:
+    """(rows, G, span) of x's memory, for a dense x: contiguous, channels_last or transposed."""
+    if x.is_contiguous():
+        return grouped_shape(x.shape, dim % x.ndim, numerator, denominator)
+    strides = x.stride()
+    order = sorted(range(x.ndim), key=lambda i: -strides[i])
+    sizes = [x.shape[i] for i in order]
+    return grouped_shape(sizes, order.index(dim % x.ndim), numerator, denominator)
+
+
+def with_layout_of(x: Tensor, t: Tensor) -> Tensor:
+    """t with the strides that `torch.empty_like(x)` has, copied if it has others."""
+    if x.is_contiguous() and t.is_contiguous():
+        return t
+    target = torch.empty_like(x)
+    return t if t.stride() == target.stride() else target.copy_(t)
+
+
+# ---- in plain PyTorch
+
+
+def reference_forward(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
+    """The operator in plain PyTorch, differentiable any number of times."""
+    dtype = compute_dtype(x)
+    parts = x.reshape(grouped_shape(x.shape, dim % x.ndim, numerator, denominator))
+    y = evaluate(parts.to(dtype), numerator.to(dtype), denominator.to(dtype))
+    return y.to(x.dtype).reshape(x.shape)
+
+
+def reference_backward(
+    g: Tensor,
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    dim: int,
+    input_gradient: bool = True,
+    coefficient_gradients: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The operator's backward in plain PyTorch, itself differentiable."""
-    dx, da, db = gradients(g.to(a.dtype), x.to(a.dtype), a, b)
-    return dx.to(x.dtype).contiguous(), da, db
+    dtype = compute_dtype(x)
+    shape = grouped_shape(x.shape, dim % x.ndim, numerator, denominator)
+    parts, g = (t.reshape(shape).to(dtype) for t in (x, g))
+    dx, da, db = gradients(g, parts, numerator.to(dtype), denominator.to(dtype))
+    return (
+        dx.to(x.dtype).reshape(x.shape) if input_gradient else x.new_empty(0),
+        da.to(numerator.dtype) if coefficient_gradients else numerator.new_empty(0),
+        db.to(denominator.dtype) if coefficient_gradients else denominator.new_empty(0),
+    )
 
 
-def _check_rows(x: Tensor, a: Tensor, b: Tensor) -> None:
-    if not all(len(c) and x.shape[1] % len(c) == 0 for c in (a, b)):
+def _reference_forward_kernel(
+    x: Tensor, numerator: Tensor, denominator: Tensor, dim: int
+) -> Tensor:
+    return with_layout_of(x, reference_forward(x, numerator, denominator, dim))
+
+
+def _reference_backward_kernel(
+    g: Tensor,
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    dim: int,
+    input_gradient: bool,
+    coefficient_gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, da, db = reference_backward(
+        g, x, numerator, denominator, dim, input_gradient, coefficient_gradients
+    )
+    return (with_layout_of(x, dx) if input_gradient else dx), da, db
+
+
+LIBRARY.impl("rational", _reference_forward_kernel, "CompositeExplicitAutograd")
+LIBRARY.impl("rational_backward", _reference_backward_kernel, "CompositeExplicitAutograd")
+
+
+# ---- by the compiled kernels
+
+
+def _check_groups(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
+    """The kernels would read out of bounds."""
+    channels = x.shape[dim]
+    if not all(len(c) and channels % len(c) == 0 for c in (numerator, denominator)):
         raise ValueError(
-            f"{len(a)} and {len(b)} rows of coefficients for {x.shape[1]} groups; the rows must divide the groups"
+            f"{len(numerator)} and {len(denominator)} groups for {channels} channels; the groups "
+            "must divide the channels"
         )
 
 
-def _register(device: str, backend, serves) -> None:
+def _register_kernels(
+    device: str, backend: ModuleType, serves: Callable[[torch.dtype, int, int], bool]
+) -> None:
     """Registers a backend for a device; what it does not serve, the reference does."""
 
-    def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        _check_rows(x, a, b)
-        if not serves(x.dtype, a.shape[1] - 1, b.shape[1]):
-            return reference_forward(x, a, b)
-        return backend.forward(x.contiguous(), a.contiguous(), b.contiguous())
+    def forward(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
+        _check_groups(x, numerator, denominator, dim)
+        if not serves(x.dtype, numerator.shape[1] - 1, denominator.shape[1]):
+            return _reference_forward_kernel(x, numerator, denominator, dim)
+        x = with_layout_of(x, x)
+        dtype = compute_dtype(x)
+        a = numerator.to(dtype).contiguous()
+        b = denominator.to(dtype).contiguous()
+        return backend.forward(x, a, b, memory_shape(x, dim, a, b))
 
-    def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        _check_rows(x, a, b)
-        if not serves(x.dtype, a.shape[1] - 1, b.shape[1]):
-            return reference_backward(g, x, a, b)
-        return backend.backward(g.contiguous(), x.contiguous(), a.contiguous(), b.contiguous())
+    def backward(
+        g: Tensor,
+        x: Tensor,
+        numerator: Tensor,
+        denominator: Tensor,
+        dim: int,
+        input_gradient: bool,
+        coefficient_gradients: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        _check_groups(x, numerator, denominator, dim)
+        asked = input_gradient, coefficient_gradients
+        if not serves(x.dtype, numerator.shape[1] - 1, denominator.shape[1]):
+            return _reference_backward_kernel(g, x, numerator, denominator, dim, *asked)
+        g, x = with_layout_of(x, g), with_layout_of(x, x)
+        dtype = compute_dtype(x)
+        a = numerator.to(dtype).contiguous()
+        b = denominator.to(dtype).contiguous()
+        dx, da, db = backend.backward(g, x, a, b, memory_shape(x, dim, a, b), *asked)
+        return (
+            dx if input_gradient else x.new_empty(0),
+            da.to(numerator.dtype) if coefficient_gradients else numerator.new_empty(0),
+            db.to(denominator.dtype) if coefficient_gradients else denominator.new_empty(0),
+        )
 
     LIBRARY.impl("rational", forward, device)
     LIBRARY.impl("rational_backward", backward, device)
 
 
-_register("CPU", cpu, cpu.available)
-_register(
-    "CUDA",
-    cuda,
-    lambda dtype, m, n: m <= cuda.MAX_DEGREE and n <= cuda.MAX_DEGREE and cuda.available(),
-)
-LIBRARY.impl("rational", reference_forward, "CompositeExplicitAutograd")
-LIBRARY.impl("rational_backward", reference_backward, "CompositeExplicitAutograd")
+def _cuda_serves(dtype: torch.dtype, m: int, n: int) -> bool:
+    return m <= cuda.MAX_DEGREE and n <= cuda.MAX_DEGREE and cuda.available()
 
 
-@torch.library.register_fake("katlib::rational")
-def _(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+_register_kernels("CPU", cpu, cpu.available)
+_register_kernels("CUDA", cuda, _cuda_serves)
 
 
-@torch.library.register_fake("katlib::rational_backward")
-def _(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        torch.empty_like(x, memory_format=torch.contiguous_format),
-        torch.empty_like(a),
-        torch.empty_like(b),
-    )
+# ---- shapes without numbers, for torch.compile and torch.export
 
 
-def _fold(batch: int, tensors, dims) -> list[Tensor]:
-    """For vmap: puts the mapped dimension into the groups, so that each sample's groups are groups of their own. Groups that shared a row still do:
-    groups and rows are both multiplied by the batch."""
-    tensors = [
-        t.expand(batch, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims)
-    ]
-    return [
-        (t.transpose(0, 1).flatten(1, 2) if t.ndim == 4 else t.flatten(0, 1)).contiguous()
-        for t in tensors
-    ]
+@torch.library.register_fake("katlib::rational", lib=LIBRARY)
+def _(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
+    return torch.empty_like(x)
 
 
-def _unfold(batch: int, t: Tensor) -> Tensor:
-    """(rows, batch G, span) -> (batch, rows, G, span), and (batch G, k) -> (batch, G, k)."""
-    return (
-        t.unflatten(1, (batch, -1)).transpose(0, 1) if t.ndim == 3 else t.unflatten(0, (batch, -1))
-    )
-
-
-class _Function(torch.autograd.Function):
-    """An operator with what all transforms of torch.func need: a context, and a rule for vmap."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @classmethod
-    def vmap(cls, info, in_dims, *tensors):
-        output = cls.apply(*_fold(info.batch_size, tensors, in_dims))
-        if isinstance(output, Tensor):
-            return _unfold(info.batch_size, output), 0
-        return tuple(_unfold(info.batch_size, t) for t in output), (0, 0, 0)
-
-
-class _Rational(_Function):
-    @staticmethod
-    def forward(x, a, b):
-        return FORWARD(x, a, b)
-
-    @staticmethod
-    def backward(ctx, g):
-        return _RationalBackward.apply(
-            g.contiguous(), *ctx.saved_tensors
-        )  # contiguous: the gradient of a sum has stride 0
-
-
-class _RationalBackward(_Function):
-    @staticmethod
-    def forward(g, x, a, b):
-        return BACKWARD(g, x, a, b)
-
-    @staticmethod
-    def backward(ctx, *gradients_of_gradients):
-        _, pull_back = torch.func.vjp(reference_backward, *ctx.saved_tensors)
-        return pull_back(gradients_of_gradients)
-
-
-# torch.compile and torch.export see the operator and these; in eager mode the Functions above, which torch.func understands too.
-torch.library.register_autograd(
-    "katlib::rational",
-    lambda ctx, g: BACKWARD(g.contiguous(), *ctx.saved_tensors),
-    setup_context=_Function.setup_context,
-)
-torch.library.register_autograd(
-    "katlib::rational_backward", _RationalBackward.backward, setup_context=_Function.setup_context
-)
-
-
-def grouped_shape(
-    x: Tensor, numerator: Tensor, denominator: Tensor, dim: int
-) -> tuple[int, int, int]:
-    """(rows, G, span) for `grouped`."""
-    G, shape, dim = math.lcm(numerator.shape[0], denominator.shape[0]), x.shape, dim % x.ndim
-    return math.prod(shape[:dim]), G, shape[dim] // G * math.prod(shape[dim + 1 :])
-
-
-def grouped(
-    x: Tensor, numerator: Tensor, denominator: Tensor, dim: int
+@torch.library.register_fake("katlib::rational_backward", lib=LIBRARY)
+def _(
+    g: Tensor,
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    dim: int,
+    input_gradient: bool,
+    coefficient_gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x as (rows, G, span), the coefficients in the type that is computed in.
-
-    In a contiguous tensor a group of neighbouring channels is one contiguous span, whatever follows the channel dimension, so
-    (..., C) and (N, C, H, W) become the same three numbers. G is the least common multiple of the two group counts.
-    """
-    dtype = torch.promote_types(
-        x.dtype, torch.float32
-    )  # float16 and bfloat16 are computed in float32
     return (
-        x.reshape(grouped_shape(x, numerator, denominator, dim)),
-        numerator.to(dtype),
-        denominator.to(dtype),
+        torch.empty_like(x) if input_gradient else x.new_empty(0),
+        torch.empty_like(numerator) if coefficient_gradients else numerator.new_empty(0),
+        torch.empty_like(denominator) if coefficient_gradients else denominator.new_empty(0),
     )
 
 
-def composed(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
-    """F(x) for tensors that are known to fit, each step seen by autograd and by the compiler."""
-    parts, a, b = grouped(x, numerator, denominator, dim)
-    if torch.onnx.is_in_onnx_export():  # ONNX has no such operator, so it gets what ours is made of
-        return evaluate(parts.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
-    apply = FORWARD if torch.compiler.is_compiling() else _Rational.apply
-    return apply(parts.contiguous(), a.contiguous(), b.contiguous()).reshape(x.shape)
+# ---- derivatives: the first by the kernels, higher ones through the reference
 
 
-TENSORS = Tensor, torch.nn.Parameter
-# What is asked of torch by private names: whether torch.func transforms what runs now, as torch's own autograd.Function asks it; how many modes wait for each
-# call of the dispatcher; what traces now, or None; what a tensor is to the dispatcher, and that as a number (in torch 2.6 it is equal to nothing).
-PRIVATE = (
-    "_are_functorch_transforms_active",
-    "_len_torch_dispatch_stack",
-    "_get_tracing_state",
-    "_dispatch_keys",
-    "DispatchKeySet.raw_repr",
+def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.dim = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, g: Tensor, backward: Callable = BACKWARD) -> tuple[Tensor | None, ...]:
+    x_wanted, numerator_wanted, denominator_wanted, _ = ctx.needs_input_grad
+    coefficients_wanted = numerator_wanted or denominator_wanted
+    dx, da, db = backward(g, *ctx.saved_tensors, ctx.dim, x_wanted, coefficients_wanted)
+    return (
+        dx if x_wanted else None,
+        da if numerator_wanted else None,
+        db if denominator_wanted else None,
+        None,
+    )
+
+
+def _save_for_double_backward(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    *tensors, dim, input_gradient, coefficient_gradients = inputs
+    ctx.arguments = dim, input_gradient, coefficient_gradients
+    ctx.save_for_backward(*tensors)
+
+
+def _double_backward(ctx: Any, *gradients_of_gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return reference_backward(g, x, a, b, *ctx.arguments)
+
+    pull_back = torch.func.vjp(backward, *ctx.saved_tensors)[1]
+    return *pull_back(gradients_of_gradients), None, None, None
+
+
+torch.library.register_autograd(
+    "katlib::rational", _backward, setup_context=_save_for_backward, lib=LIBRARY
 )
-try:
-    _transformed, _modes, _tracing, _keys, _number = attrgetter(*PRIVATE)(torch._C)
-    PLAIN = _number(
-        _keys(torch.empty(0, device="cpu"))
-    )  # on the CPU and nothing else: no batch of vmap's older sort, no subclass
-except AttributeError:  # a torch that has lost one: everything is `composed`, which needs none
-
-    def _transformed() -> bool:
-        return True
+torch.library.register_autograd(
+    "katlib::rational_backward",
+    _double_backward,
+    setup_context=_save_for_double_backward,
+    lib=LIBRARY,
+)
 
 
-def _direct(x: Tensor, a: Tensor, b: Tensor) -> bool:
-    """Whether the dispatcher would do no more than call `katlib.cpu`, which then is done at once: the way there is half of a small tensor's time."""
-    return (
-        type(x) in TENSORS
-        and type(a) in TENSORS
-        and type(b) in TENSORS
-        and _number(_keys(x)) == _number(_keys(a)) == _number(_keys(b)) == PLAIN
-        and not _modes()
-        and _tracing() is None
-        and a.dtype == b.dtype == (x.dtype if x.dtype == torch.float64 else torch.float32)
-        and a.is_contiguous()
-        and b.is_contiguous()
-        and cpu.available(x.dtype, a.shape[1] - 1, b.shape[1])
+# ---- torch.func: PyTorch differentiates no operator with register_autograd under its transforms,
+# only an autograd.Function, and takes the rule for vmap from the operator
+
+
+class _Rational(torch.autograd.Function):
+    """`katlib::rational` for the transforms of torch.func."""
+
+    generate_vmap_rule = True
+    forward = staticmethod(FORWARD)
+    setup_context = staticmethod(_save_for_backward)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, g, _RationalBackward.apply)
+
+
+class _RationalBackward(torch.autograd.Function):
+    """`katlib::rational_backward` for the transforms of torch.func."""
+
+    generate_vmap_rule = True
+    forward = staticmethod(BACKWARD)
+    setup_context = staticmethod(_save_for_double_backward)
+    backward = staticmethod(_double_backward)
+
+
+def _mapped_first(batch: int, t: Tensor, in_dim: int | None) -> Tensor:
+    """t with the mapped dimension in front, expanded if it is not mapped."""
+    return t.expand(batch, *t.shape) if in_dim is None else t.movedim(in_dim, 0)
+
+
+def _into_channels(batch: int, t: Tensor, in_dim: int | None, dim: int) -> Tensor:
+    """t, whose channels are in dimension `dim`, with the batch as a part of the channels.
+
+    (B, ..., C, ...) becomes (..., B C, ...): each sample's groups are groups of their own.
+    """
+    return _mapped_first(batch, t, in_dim).movedim(0, dim).flatten(dim, dim + 1)
+
+
+@torch.library.register_vmap("katlib::rational", lib=LIBRARY)
+def _(
+    info: Any, in_dims: tuple, x: Tensor, numerator: Tensor, denominator: Tensor, dim: int
+) -> tuple[Tensor, int]:
+    batch, (x_dim, *coefficient_dims, _) = info.batch_size, in_dims
+    rank = x.ndim if x_dim is None else x.ndim - 1
+    dim = dim % rank
+    if coefficient_dims == [None, None]:
+        return FORWARD(x.movedim(x_dim, 0), numerator, denominator, dim + 1), 0
+    x = _into_channels(batch, x, x_dim, dim)
+    a, b = (
+        _into_channels(batch, c, c_dim, 0)
+        for c, c_dim in zip((numerator, denominator), coefficient_dims)
     )
+    return FORWARD(x, a, b, dim).unflatten(dim, (batch, -1)), dim
 
 
-class _Whole(torch.autograd.Function):
-    """`composed` as one node of the graph, for eager mode: six small nodes would cost a small tensor more than the function itself."""
-
-    @staticmethod
-    def forward(ctx, x, numerator, denominator, dim, direct):
-        ctx.save_for_backward(x, numerator, denominator)
-        ctx.dim, ctx.shape = dim, grouped_shape(x, numerator, denominator, dim)
-        if direct:
-            return cpu.forward(x.contiguous(), numerator, denominator, ctx.shape)
-        parts, a, b = grouped(x, numerator, denominator, dim)
-        return FORWARD(parts.contiguous(), a, b).view(x.shape)
-
-    @staticmethod
-    def backward(ctx, g):
-        x, numerator, denominator = (
-            ctx.saved_tensors
-        )  # or what hooks have put in their place: direct or not is asked again
-        plain = not torch.is_grad_enabled() and not _transformed()
-        if (
-            plain
-            and type(g) in TENSORS
-            and _number(_keys(g)) == PLAIN
-            and _direct(x, numerator, denominator)
-        ):
-            return (
-                *cpu.backward(g.contiguous(), x.contiguous(), numerator, denominator, ctx.shape),
-                None,
-                None,
-            )
-        parts, a, b = grouped(x, numerator, denominator, ctx.dim)
-        pull_back = BACKWARD if plain else _RationalBackward.apply
-        dx, da, db = pull_back(g.reshape(parts.shape).contiguous(), parts.contiguous(), a, b)
-        return dx.view(x.shape), da.to(numerator.dtype), db.to(denominator.dtype), None, None
-
-
-# `_Whole.apply` without the wrapper in Python, which asks once more for transforms, and for tensors that one has left behind: such a one is not direct.
-_apply_direct = super(torch.autograd.Function, _Whole).apply
-
-
-def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
-    """F(x) for tensors that are known to fit (`katlib.rational` checks them); gradients of any order."""
-    if torch.compiler.is_compiling() or _transformed():
-        return composed(x, numerator, denominator, dim)
-    direct = _direct(x, numerator, denominator)
-    return (_apply_direct if direct else _Whole.apply)(x, numerator, denominator, dim, direct)
+@torch.library.register_vmap("katlib::rational_backward", lib=LIBRARY)
+def _(
+    info: Any,
+    in_dims: tuple,
+    g: Tensor,
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    dim: int,
+    *asked: bool,
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    batch = info.batch_size
+    rank = x.ndim if in_dims[1] is None else x.ndim - 1
+    dim = dim % rank
+    g = _into_channels(batch, g, in_dims[0], dim)
+    x = _into_channels(batch, x, in_dims[1], dim)
+    a = _into_channels(batch, numerator, in_dims[2], 0)
+    b = _into_channels(batch, denominator, in_dims[3], 0)
+    input_gradient, coefficient_gradients = asked
+    dx, da, db = BACKWARD(g, x, a, b, dim, *asked)
+    gradients = (
+        dx.unflatten(dim, (batch, -1)) if input_gradient else dx,
+        da.unflatten(0, (batch, -1)) if coefficient_gradients else da,
+        db.unflatten(0, (batch, -1)) if coefficient_gradients else db,
+    )
+    coefficient_dim = 0 if coefficient_gradients else None
+    return gradients, (dim if input_gradient else None, coefficient_dim, coefficient_dim)

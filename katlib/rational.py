@@ -1,103 +1,64 @@
 """The group-rational function, the activation of the Kolmogorov-Arnold Transformer.
 
-    F(x) = P(x) / Q(x),   P(x) = a_0 + a_1 x + ... + a_m x^m,   Q(x) = 1 + |b_1| |x| + ... + |b_n| |x|^n
+    F(x) = P(x) / Q(x)
+    P(x) = a_0 + a_1 x + ... + a_m x^m
+    Q(x) = 1 + |b_1| |x| + ... + |b_n| |x|^n
 
-Channels come in groups of neighbours, and a group shares one F (Yang & Wang, arXiv 2409.10594, equations 11 to 13). Q is the
-"safe" denominator in which every term has its own absolute value (Molina et al., arXiv 1907.06732; "version A" in their code):
-Q >= 1 everywhere, so F has no pole, and it is the one that the published KAT checkpoints were trained with.
+Channels come in groups of neighbours, and a group shares one F (Yang & Wang, arXiv 2409.10594,
+equations 11 to 13). Q is the "safe" denominator in which every term has its own absolute value
+(Molina et al., arXiv 1907.06732; "version A" in their code). It is at least 1 everywhere, so F has
+no pole, and the published KAT checkpoints were trained with it.
 
-Letters as in the papers: a and b are the coefficients, P and Q the polynomials, F the ratio. z stands for |x|.
+Letters as in the papers: a and b are the coefficients, P and Q the polynomials, F the ratio.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from katlib import ops
-from katlib.reference import evaluate
 
-# GELU of the KAT release (arXiv 2409.10594), fitted with another denominator than is evaluated: 1.46 off at x = 3 (chapter 5)
+# GELU of the KAT release (arXiv 2409.10594). It was fitted with another denominator than the one
+# that is evaluated, so it is 1.46 off at x = 3 (chapter 5).
 RELEASED_GELU = (
     (-0.00153968995, 0.516928732, 0.440758258, 0.097255297, -0.00884418003, -0.0037867499),
     (-0.141710564, -0.06481231, -0.0444695018, 0.0128377602),
 )
-STORED = json.loads(
-    (Path(__file__).parent / "coefficients.json").read_text()
-)  # written by `make coefficients`
 
-
-def _check(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
-    for name, tensor in (("x", x), ("numerator", numerator), ("denominator", denominator)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f"{name} is {tensor.dtype}; allowed are float16, bfloat16, float32 and float64"
-            )
-        if tensor.device != x.device:
-            raise ValueError(
-                f"{name} is on {tensor.device} and x on {x.device}; they must be on one device"
-            )
-    if x.ndim == 0:
-        raise ValueError("x has no dimensions; it needs at least the channel dimension")
-    if not -x.ndim <= dim < x.ndim:
-        raise ValueError(
-            f"dim={dim} is out of range for x of shape {tuple(x.shape)}; allowed are {-x.ndim} to {x.ndim - 1}"
-        )
-    if numerator.ndim != 2 or numerator.shape[1] == 0:
-        raise ValueError(
-            f"numerator has shape {tuple(numerator.shape)}; it must be (groups, m + 1), m >= 0"
-        )
-    if denominator.ndim != 2:
-        raise ValueError(
-            f"denominator has shape {tuple(denominator.shape)}; it must be (groups, n)"
-        )
-    channels = x.shape[dim]
-    for name, groups in (("numerator", numerator.shape[0]), ("denominator", denominator.shape[0])):
-        if groups == 0 or channels % groups:
-            raise ValueError(
-                f"{name} has {groups} groups, which do not divide the {channels} channels of x (shape "
-                f"{tuple(x.shape)}, dim={dim}); use a divisor of {channels}"
-            )
-
-
-def rational_reference(
-    x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
-) -> Tensor:
-    """The same function as `rational`, differentiated by autograd: the yardstick for every faster way of computing it.
-
-    Arguments, result and errors are those of `rational`. In float64 it is the oracle of the tests.
-
-    Example:
-        >>> katlib.rational_reference(torch.tensor([1.0, 3.0]), torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0]]))
-        tensor([0.5000, 0.7500])
-    """
-    _check(x, numerator, denominator, dim)
-    parts, a, b = ops.grouped(x, numerator, denominator, dim)
-    return evaluate(parts.to(a.dtype), a, b).to(x.dtype).reshape(x.shape)
+# Fitted starting coefficients by name and by degrees "m,n"; `make coefficients` writes the file.
+STORED: dict[str, dict[str, dict[str, Any]]] = json.loads(
+    (Path(__file__).parent / "coefficients.json").read_text(encoding="utf-8")
+)
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1) -> Tensor:
-    """Applies F(x) = P(x) / Q(x), with one F for each group of channels (arXiv 2409.10594, equations 11 to 13).
+    """Applies F(x) = P(x) / Q(x), with one F for each group of channels.
 
     Args:
-        x: any shape of rank 1 or more; float16, bfloat16, float32 or float64. C is its size along `dim`.
-        numerator: (Gn, m + 1), the coefficients a_0 .. a_m of each numerator group in ascending order.
-        denominator: (Gd, n), the coefficients b_1 .. b_n of each denominator group; only their absolute values count.
+        x: any shape of rank 1 or more; float16, bfloat16, float32 or float64. C is its size along
+            `dim`.
+        numerator: (Gn, m + 1), the coefficients a_0 .. a_m of each numerator group in ascending
+            order.
+        denominator: (Gd, n), the coefficients b_1 .. b_n of each denominator group; only their
+            absolute values count.
         dim: the channel dimension; -1 for (batch, tokens, channels), 1 for (N, C, H, W).
 
-    Gn and Gd are any divisors of C. A group is a block of neighbouring channels.
+    Gn and Gd are any divisors of C. A group is a block of neighbouring channels
+    (arXiv 2409.10594, equations 11 to 13).
 
     Returns:
-        A tensor of x's shape and dtype. Half types are computed in float32, float64 in float64. The gradient of |t| at
-        t = 0 is taken as +1, so that a denominator that starts at 0 still learns. Gradients of any order are defined, in
-        reverse mode; forward-mode differentiation (`torch.func.jvp`) raises NotImplementedError.
+        A tensor of x's shape, dtype and memory format. Half types are computed in float32, float64
+        in float64. The gradient of |t| at t = 0 is taken as +1, so that a denominator that starts
+        at 0 still learns. Gradients of any order are defined, in reverse mode; forward-mode
+        differentiation (`torch.func.jvp`) raises NotImplementedError.
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
-        ValueError: shapes, devices, groups or `dim` do not fit; the message says what was given and what is allowed.
+        ValueError: shapes, devices, groups or `dim` do not fit; the message says what was given and
+            what is allowed.
 
     Example:
         >>> x = torch.tensor([-2.0, 0.0, 2.0])
@@ -108,51 +69,84 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
     return ops.rational(x, numerator, denominator, dim)
 
 
-def initial_coefficients(init, degrees: tuple[int, int] | None = (5, 4)) -> tuple[Tensor, Tensor]:
+def rational_reference(
+    x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
+) -> Tensor:
+    """`rational` in plain PyTorch, for any device and dtype, differentiable by autograd.
+
+    It is what every faster way of computing F is compared with. Arguments, result and errors are
+    those of `rational`. The result is contiguous.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 0.0, 2.0])
+        >>> katlib.rational_reference(x, torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0]]))
+        tensor([-0.6667,  0.0000,  0.6667])
+    """
+    _check(x, numerator, denominator, dim)
+    return ops.reference_forward(x, numerator, denominator, dim)
+
+
+def initial_coefficients(
+    init: Any, degrees: tuple[int, int] | None = (5, 4)
+) -> tuple[Tensor, Tensor]:
     """Coefficients to start from: a_0 .. a_m and b_1 .. b_n as two float64 vectors.
 
     Args:
-        init: a name ("identity", "relu", "gelu", "swish" or "tanh"), whose coefficients were fitted by `katlib.fit`, or
-            "released-gelu", those of the KAT release, which are not GELU; a `katlib.RationalFit` or `RationalExplorer`; or a pair (numerator, denominator) of one-dimensional tensors or lists.
-        degrees: (m, n); None, unless `init` is a name: those that it has.
+        init: one of
+            - a name, "identity", "relu", "gelu", "swish" or "tanh", whose coefficients
+              `katlib.fit` has fitted, or "released-gelu", those of the KAT release, which are not
+              GELU;
+            - a `katlib.RationalFit` or a `RationalExplorer`;
+            - a pair (numerator, denominator) of one-dimensional tensors or lists.
+        degrees: (m, n). None, which a name does not allow, takes those that `init` has.
 
     Raises:
-        ValueError: an unknown name, degrees for which that name was not fitted, or coefficients of another number.
+        ValueError: an unknown name, degrees for which that name was not fitted, or coefficients of
+            another number.
     """
-    if degrees is None:
-        pair = (init.numerator, init.denominator) if hasattr(init, "numerator") else init
-        degrees = len(pair[0]) - 1, len(pair[1])
-    m, n = degrees
-    if m < 0 or n < 0:
-        raise ValueError(f"degrees={degrees}; allowed are pairs (m, n) of m >= 0 and n >= 0")
-    if init == "identity" and m >= 1:
-        return torch.eye(m + 1, dtype=torch.float64)[1], torch.zeros(
-            n, dtype=torch.float64
-        )  # exact at any degrees
-    if init == "released-gelu":
-        init = RELEASED_GELU
     if isinstance(init, str):
-        if init not in STORED:
-            raise ValueError(
-                f"init={init!r} is not known; allowed are 'identity', "
-                + ", ".join(map(repr, STORED))
-                + ", 'released-gelu'"
-            )
-        if f"{m},{n}" not in STORED[init]:
-            raise ValueError(
-                f"init={init!r} is fitted for degrees {', '.join(f'({d})' for d in STORED[init])}, not for {degrees}; "
-                f"for others pass init=katlib.fit_rational(target, degrees={degrees})"
-            )
-        entry = STORED[init][f"{m},{n}"]
-        a, b = entry["numerator"], entry["denominator"]
+        if degrees is None:
+            raise ValueError(f"init={init!r} has no degrees of its own; give degrees=(m, n)")
+        a, b = _named_coefficients(init, _checked_degrees(degrees))
     else:
         a, b = (init.numerator, init.denominator) if hasattr(init, "numerator") else init
     a, b = (torch.as_tensor(c, dtype=torch.float64).detach().flatten() for c in (a, b))
+    m, n = (len(a) - 1, len(b)) if degrees is None else _checked_degrees(degrees)
     if (len(a), len(b)) != (m + 1, n):
         raise ValueError(
-            f"init has {len(a)} numerator and {len(b)} denominator coefficients; degrees={degrees} needs {m + 1} and {n}"
+            f"init has {len(a)} numerator and {len(b)} denominator coefficients; "
+            f"degrees={degrees} needs {m + 1} and {n}"
         )
     return a, b
+
+
+def _checked_degrees(degrees: tuple[int, int]) -> tuple[int, int]:
+    m, n = degrees
+    if m < 0 or n < 0:
+        raise ValueError(f"degrees={degrees}; allowed are pairs (m, n) of m >= 0 and n >= 0")
+    return m, n
+
+
+def _named_coefficients(name: str, degrees: tuple[int, int]) -> tuple[Any, Any]:
+    """The numerator and denominator that were stored under a name."""
+    m, n = degrees
+    if name == "identity" and m >= 1:  # exact at any degrees
+        return [0.0, 1.0] + [0.0] * (m - 1), [0.0] * n
+    if name == "released-gelu":
+        return RELEASED_GELU
+    if name not in STORED:
+        names = ", ".join(map(repr, STORED))
+        raise ValueError(
+            f"init={name!r} is not known; allowed are 'identity', {names}, 'released-gelu'"
+        )
+    fits = STORED[name]
+    if f"{m},{n}" not in fits:
+        raise ValueError(
+            f"init={name!r} is fitted for degrees {', '.join(f'({d})' for d in fits)}, not for "
+            f"{degrees}; for others pass init=katlib.fit_rational(target, degrees={degrees})"
+        )
+    fit = fits[f"{m},{n}"]
+    return fit["numerator"], fit["denominator"]
 
 
 class GroupRational(nn.Module):
@@ -163,7 +157,8 @@ class GroupRational(nn.Module):
         groups: number of denominators; a divisor of `channels`, or None for one for each channel.
         init: where to start, see `initial_coefficients`.
         degrees: (m, n), the degrees of numerator and denominator.
-        numerator_groups: number of numerators, likewise; 1 shares one among all groups, as the released KAT models do.
+        numerator_groups: number of numerators, likewise; 1 shares one among all groups, as the
+            released KAT models do.
         dim: the channel dimension of the input.
 
     Parameters (names as in the released checkpoints):
@@ -182,32 +177,89 @@ class GroupRational(nn.Module):
         self,
         channels: int,
         groups: int | None = 8,
-        init="swish",
+        init: Any = "swish",
         degrees: tuple[int, int] = (5, 4),
         numerator_groups: int | None = 1,
         dim: int = -1,
     ):
         super().__init__()
-        groups, numerator_groups = (
-            channels if count is None else count for count in (groups, numerator_groups)
-        )
-        for name, count in (("groups", groups), ("numerator_groups", numerator_groups)):
-            if count < 1 or channels % count:
-                raise ValueError(
-                    f"{name}={count} does not divide channels={channels}; use a divisor of {channels}"
-                )
+        groups = _checked_groups("groups", groups, channels)
+        numerator_groups = _checked_groups("numerator_groups", numerator_groups, channels)
         a, b = initial_coefficients(init, degrees)
-        self.channels, self.dim = channels, dim
+        self.channels = channels
+        self.dim = dim
         self.weight_numerator = nn.Parameter(a.float().repeat(numerator_groups, 1))
         self.weight_denominator = nn.Parameter(b.float().repeat(groups, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 0 or x.shape[self.dim] != self.channels:
             raise ValueError(
-                f"x has shape {tuple(x.shape)}; dimension {self.dim} must have {self.channels} channels"
+                f"x has shape {tuple(x.shape)}; dimension {self.dim} must have "
+                f"{self.channels} channels"
             )
         return rational(x, self.weight_numerator, self.weight_denominator, dim=self.dim)
 
     def extra_repr(self) -> str:
-        (gn, m), (gd, n) = self.weight_numerator.shape, self.weight_denominator.shape
-        return f"{self.channels}, groups={gd}, degrees=({m - 1}, {n}), numerator_groups={gn}, dim={self.dim}"
+        numerator_groups, m = self.weight_numerator.shape
+        groups, n = self.weight_denominator.shape
+        return (
+            f"{self.channels}, groups={groups}, degrees=({m - 1}, {n}), "
+            f"numerator_groups={numerator_groups}, dim={self.dim}"
+        )
+
+
+def _checked_groups(name: str, count: int | None, channels: int) -> int:
+    """The number of groups; None stands for one for each channel."""
+    if count is None:
+        return channels
+    if count < 1 or channels % count:
+        raise ValueError(
+            f"{name}={count} does not divide channels={channels}; use a divisor of {channels}"
+        )
+    return count
+
+
+def _check(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
+    """Raises a TypeError or ValueError that says what does not fit."""
+    _check_tensor("x", x, x)
+    _check_tensor("numerator", numerator, x)
+    _check_tensor("denominator", denominator, x)
+    if x.ndim == 0:
+        raise ValueError("x has no dimensions; it needs at least the channel dimension")
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(
+            f"dim={dim} is out of range for x of shape {tuple(x.shape)}; allowed are {-x.ndim} "
+            f"to {x.ndim - 1}"
+        )
+    if numerator.ndim != 2 or numerator.shape[1] == 0:
+        raise ValueError(
+            f"numerator has shape {tuple(numerator.shape)}; it must be (groups, m + 1), m >= 0"
+        )
+    if denominator.ndim != 2:
+        raise ValueError(
+            f"denominator has shape {tuple(denominator.shape)}; it must be (groups, n)"
+        )
+    _check_groups("numerator", numerator, x, dim)
+    _check_groups("denominator", denominator, x, dim)
+
+
+def _check_tensor(name: str, tensor: Tensor, x: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"{name} is {tensor.dtype}; allowed are float16, bfloat16, float32 and float64"
+        )
+    if tensor.device != x.device:
+        raise ValueError(
+            f"{name} is on {tensor.device} and x on {x.device}; they must be on one device"
+        )
+
+
+def _check_groups(name: str, coefficients: Tensor, x: Tensor, dim: int) -> None:
+    groups, channels = coefficients.shape[0], x.shape[dim]
+    if groups == 0 or channels % groups:
+        raise ValueError(
+            f"{name} has {groups} groups, which do not divide the {channels} channels of x (shape "
+            f"{tuple(x.shape)}, dim={dim}); use a divisor of {channels}"
+        )

@@ -1,7 +1,8 @@
-"""The group-rational function and its gradients in plain PyTorch: what every faster way of computing them is compared with.
+"""The group-rational function and its gradients in plain PyTorch.
 
-All functions here take the grouped form: x (rows, G, span) with coefficients a (Ga, m + 1) and b (Gb, n); Ga and Gb divide G, and neighbouring
-groups share a row.
+Every faster way of computing them is compared with this one. All functions take the grouped form:
+x (rows, G, span) with coefficients a (Ga, m + 1) and b (Gb, n). Ga and Gb divide G, and
+neighbouring groups share a row of coefficients.
 """
 
 import torch
@@ -9,13 +10,21 @@ from torch import Tensor
 
 
 def sign_of(t: Tensor) -> Tensor:
-    """-1 where t < 0, else +1. sign(0) = +1, unlike torch.sign: a denominator that starts at 0 must still learn."""
+    """-1 where t < 0, else +1.
+
+    sign(0) is +1, unlike torch.sign's 0, so that a denominator that starts at 0 still learns.
+    """
     return torch.where(t < 0, -torch.ones_like(t), torch.ones_like(t))
 
 
-def shared(c: Tensor, G: int) -> Tensor:
-    """Coefficients (Gc, k) as (G, k), one row for each group; differentiable, so that what shares a row adds to its gradient."""
-    return c if len(c) == G else c.repeat_interleave(G // len(c), 0)
+def rows_for_groups(coefficients: Tensor, groups: int) -> Tensor:
+    """Coefficients (Gc, k) as (groups, k), a row for each group.
+
+    It is differentiable: groups that share a row add up in its gradient.
+    """
+    if len(coefficients) == groups:
+        return coefficients
+    return coefficients.repeat_interleave(groups // len(coefficients), 0)
 
 
 def horner(t: Tensor, c: Tensor) -> Tensor:
@@ -27,48 +36,71 @@ def horner(t: Tensor, c: Tensor) -> Tensor:
 
 
 def evaluate(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """F(x) in plain PyTorch, differentiable as often as you like. x (rows, G, span), a (Ga, m + 1), b (Gb, n)."""
-    a, b = (shared(c, x.shape[1]) for c in (a, b))
-    ones = torch.ones_like(b[:, :1]) if b.shape[1] else b.new_ones(b.shape[0], 1)
-    Q = horner(x * sign_of(x), torch.cat([ones, b * sign_of(b)], 1))
-    return (horner(x, a) / Q).expand(x.shape)
+    """F(x) = P(x) / Q(x), differentiable any number of times.
+
+    Args:
+        x: (rows, G, span).
+        a: (Ga, m + 1), the numerators' coefficients a_0 .. a_m.
+        b: (Gb, n), the denominators' coefficients b_1 .. b_n.
+
+    Returns:
+        (rows, G, span).
+    """
+    groups = x.shape[1]
+    a, b = rows_for_groups(a, groups), rows_for_groups(b, groups)
+    P = horner(x, a)
+    Q = horner(x * sign_of(x), with_constant_one(b * sign_of(b)))
+    return (P / Q).expand(x.shape)
+
+
+def with_constant_one(b: Tensor) -> Tensor:
+    """b_1 .. b_n (G, n) as the coefficients 1, b_1 .. b_n (G, n + 1) of a denominator."""
+    return torch.cat([b.new_ones(b.shape[0], 1), b], 1)
 
 
 def gradients(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, da and db for the gradient g of F(x), with every power recomputed from x. Shapes as in `evaluate`.
+    """dx, da and db for the gradient g of F(x), with every power recomputed from x.
 
-    dx   = g (P' - F Q') / Q          Q' = sign(x) sum_j j |b_j| |x|^(j - 1)
-    da_i = sum g x^i / Q              db_j = -sign(b_j) sum g F |x|^j / Q
+        dx   = g (P' - F Q') / Q          Q' = sign(x) sum_j j |b_j| |x|^(j - 1)
+        da_i = sum g x^i / Q              db_j = -sign(b_j) sum g F |x|^j / Q
+
+    Shapes as in `evaluate`; g and dx are like x, da like a, db like b.
     """
-    G, counts = x.shape[1], (len(a), len(b))
-    a, b = shared(a, G), shared(b, G)
-    s, z = sign_of(x), x.abs()
-    P = torch.zeros_like(x) + a[:, -1, None]
-    dP = torch.zeros_like(x)
-    for i in range(a.shape[1] - 2, -1, -1):
-        dP = torch.addcmul(P, dP, x)  # the chain of P' runs one step behind that of P
-        P = torch.addcmul(a[:, i, None], P, x)
-    Q = torch.zeros_like(x)
-    dQ = torch.zeros_like(x)  # dQ / d|x|
-    for c in [
-        *b.abs().unbind(1)[::-1],
-        torch.ones_like(b[:, :1]).flatten() if b.shape[1] else b.new_ones(b.shape[0]),
-    ]:
-        dQ = torch.addcmul(Q, dQ, z)
-        Q = torch.addcmul(c[:, None], Q, z)
+    groups = x.shape[1]
+    a_rows, b_rows = len(a), len(b)
+    a, b = rows_for_groups(a, groups), rows_for_groups(b, groups)
+    z = x.abs()
+    P, dP = _horner_with_slope(x, a)
+    Q, dQ = _horner_with_slope(z, with_constant_one(b.abs()))  # dQ is the slope in |x|
     F = P / Q
-    term = g / Q
-    dx = term * (dP - F * s * dQ)
-    v = -term * F
-    da, db = [term.sum((0, 2))], []
-    for _ in range(1, a.shape[1]):
-        term = term * x
-        da.append(term.sum((0, 2)))
-    for sign in sign_of(b).unbind(1):
-        v = v * z
-        db.append(sign * v.sum((0, 2)))
-    sums = torch.stack(da, 1), torch.stack(db, 1) if db else torch.zeros_like(b)
-    return dx, *(
-        c if count == G else c.unflatten(0, (count, G // count)).sum(1)
-        for c, count in zip(sums, counts)
-    )
+    g_over_q = g / Q
+    dx = g_over_q * (dP - F * sign_of(x) * dQ)
+    da = _sums_with_powers(g_over_q, x, a.shape[1])
+    db = -sign_of(b) * _sums_with_powers(g_over_q * F * z, z, b.shape[1])
+    return dx, _add_shared_rows(da, a_rows), _add_shared_rows(db, b_rows)
+
+
+def _horner_with_slope(t: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """A polynomial and its derivative; the chain of the derivative runs one step behind."""
+    value = torch.zeros_like(t) + c[:, -1, None]
+    slope = torch.zeros_like(t)
+    for i in range(c.shape[1] - 2, -1, -1):
+        slope = torch.addcmul(value, slope, t)
+        value = torch.addcmul(c[:, i, None], value, t)
+    return value, slope
+
+
+def _sums_with_powers(term: Tensor, t: Tensor, count: int) -> Tensor:
+    """Sums over rows and span of term, term t, ..., term t^(count - 1): (G, count)."""
+    sums = []
+    for _ in range(count):
+        sums.append(term.sum((0, 2)))
+        term = term * t
+    return torch.stack(sums, 1) if sums else term.new_zeros(term.shape[1], 0)
+
+
+def _add_shared_rows(sums: Tensor, rows: int) -> Tensor:
+    """(G, k) as (rows, k): the sums of neighbouring groups that share a row."""
+    if len(sums) == rows:
+        return sums
+    return sums.unflatten(0, (rows, len(sums) // rows)).sum(1)

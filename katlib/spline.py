@@ -1,9 +1,10 @@
-"""A KAN layer with B-splines on its edges, as in the KAN paper (Liu et al., arXiv 2404.19756, equations 2.10 to 2.12).
+"""A KAN layer with B-splines on its edges, as in the KAN paper.
 
     y_o = sum_i [ w_oi silu(x_i) + sum_k c_oik B_k(x_i) ]
 
-Every edge (i, o) has its own function: a SiLU with a weight, and a spline of `grid + order` coefficients. It is here to be
-understood and measured; KAT exists because it is expensive.
+(Liu et al., arXiv 2404.19756, equations 2.10 to 2.12). Every edge (i, o) has its own function: a
+SiLU with a weight, and a spline of `grid + order` coefficients. The layer is here to be understood
+and measured. It is expensive, which is why KAT exists.
 """
 
 import math
@@ -24,14 +25,16 @@ def bspline_basis(x: Tensor, knots: Tensor, order: int) -> Tensor:
         order: degree of the splines: 0 for steps, 3 for cubics.
 
     Returns:
-        (*x.shape, k - 1 - order). Where the grid is whole, between knots[order] and knots[-1 - order], they sum to 1.
+        (*x.shape, k - 1 - order). Between knots[order] and knots[-1 - order], where every basis
+        function that reaches x is there, they sum to 1.
 
     Raises:
         ValueError: fewer than `order` + 2 knots, or a negative order.
     """
     if order < 0 or len(knots) < order + 2:
         raise ValueError(
-            f"order={order} with {len(knots)} knots; allowed are order >= 0 and at least order + 2 knots"
+            f"order={order} with {len(knots)} knots; allowed are order >= 0 and at least order + 2 "
+            "knots"
         )
     x = x[..., None]
     basis = ((knots[:-1] <= x) & (x < knots[1:])).to(x.dtype)  # (..., k - 1)
@@ -49,13 +52,15 @@ class SplineKAN(nn.Module):
         in_features, out_features: sizes of the last dimension before and after.
         grid: number of intervals that divide `interval`.
         order: degree of the splines (3: cubic).
-        interval: where the splines live; outside, only the SiLU part is left.
+        interval: (lo, hi), where the splines live; outside, only the SiLU part is left.
 
     Input (..., in_features), output (..., out_features).
 
     Parameters:
-        base_weight: (out_features, in_features), w of the SiLU part; variance-preserving for it at the start.
-        spline_weight: (out_features, in_features, grid + order), the coefficients c, N(0, 0.1^2 / in_features) at the start.
+        base_weight: (out_features, in_features), w of the SiLU part; variance-preserving for it at
+            the start.
+        spline_weight: (out_features, in_features, grid + order), the coefficients c; drawn from
+            N(0, 0.1^2 / in_features) at the start.
 
     Raises:
         ValueError: sizes, grid or order that are too small, or an empty interval.
@@ -64,6 +69,8 @@ class SplineKAN(nn.Module):
         >>> katlib.SplineKAN(2, 3)(torch.zeros(5, 2)).shape
         torch.Size([5, 3])
     """
+
+    knots: Tensor
 
     def __init__(
         self,
@@ -77,18 +84,16 @@ class SplineKAN(nn.Module):
         lo, hi = interval
         if min(in_features, out_features, grid) < 1 or order < 0 or not lo < hi:
             raise ValueError(
-                f"in_features={in_features}, out_features={out_features}, grid={grid}, order={order}, interval={interval}: "
-                "allowed are sizes and grid >= 1, order >= 0 and lo < hi"
+                f"in_features={in_features}, out_features={out_features}, grid={grid}, "
+                f"order={order}, interval={interval}: allowed are sizes and grid >= 1, order >= 0 "
+                "and lo < hi"
             )
-        self.in_features, self.out_features, self.grid, self.order = (
-            in_features,
-            out_features,
-            grid,
-            order,
-        )
-        knots = (
-            torch.arange(-order, grid + order + 1) * ((hi - lo) / grid) + lo
-        )  # order more at each end
+        self.in_features = in_features
+        self.out_features = out_features
+        self.grid = grid
+        self.order = order
+        # the recursion needs `order` more knots at each end
+        knots = torch.arange(-order, grid + order + 1) * ((hi - lo) / grid) + lo
         self.register_buffer("knots", knots)
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
         self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, grid + order))
@@ -105,9 +110,8 @@ class SplineKAN(nn.Module):
                 f"x has shape {tuple(x.shape)}; its last dimension must be {self.in_features}"
             )
         basis = bspline_basis(x, self.knots, self.order)  # (..., in, grid + order)
-        return F.linear(F.silu(x), self.base_weight) + F.linear(
-            basis.flatten(-2), self.spline_weight.flatten(1)
-        )
+        splines = F.linear(basis.flatten(-2), self.spline_weight.flatten(1))
+        return F.linear(F.silu(x), self.base_weight) + splines
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, grid={self.grid}, order={self.order}"

@@ -1,17 +1,20 @@
-"""The Vision Transformer, with the usual MLPs or with group-rational KAN layers in their place: the latter is KAT.
+"""The Vision Transformer, with the usual MLPs or with group-rational KAN layers in their place.
 
     x = x + attention(norm(x))
-    x = x + mlp(norm(x))            (Dosovitskiy et al., arXiv 2010.11929; KAT: arXiv 2409.10594, equation 10)
+    x = x + mlp(norm(x))
 
-Module and parameter names are timm's and the released KAT's, so that their weights fit.
+(Dosovitskiy et al., arXiv 2010.11929). With `mlp="grkan"` it is KAT (arXiv 2409.10594, equation
+10). Module and parameter names are timm's and the released KAT's, so that their weights fit.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from katlib.architecture import Architecture
 from katlib.grkan import GRKANMlp
 from katlib.init import mimetic_, truncated_normal_, variance_preserving_
 
@@ -28,9 +31,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
-        q, k, v = (
-            self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
-        )  # each (B, heads, N, C / heads)
+        qkv = self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C / heads)
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, C / heads)
         return self.proj(x.transpose(1, 2).reshape(B, N, C))  # (B, N, C)
 
@@ -48,13 +50,12 @@ class Mlp(nn.Module):
         variance_preserving_(self.fc2, "gelu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(
-            self.drop1(self.act(self.fc1(x)))
-        )  # (B, N, C) -> (B, N, hidden) -> (B, N, C)
+        # (B, N, C) -> (B, N, hidden) -> (B, N, C)
+        return self.fc2(self.drop1(self.act(self.fc1(x))))
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for whole samples while training (stochastic depth, arXiv 1603.09382)."""
+    """Drops a residual branch for whole samples while training (arXiv 1603.09382)."""
 
     def __init__(self, probability: float):
         super().__init__()
@@ -64,13 +65,17 @@ class DropPath(nn.Module):
         if not self.training or self.probability == 0:
             return x
         keep = 1 - self.probability
-        return x * x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep) / keep
+        mask = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep)  # (B, 1, 1)
+        return x * mask / keep
 
 
 class Block(nn.Module):
-    """One transformer block: attention, then the MLP, each behind a norm and beside a shortcut."""
+    """One transformer block: attention, then the MLP, each after a norm and beside a shortcut."""
 
-    def __init__(self, dim: int, num_heads: int, mlp: nn.Module, drop_path: float):
+    attn: Attention
+    mlp: Mlp | GRKANMlp
+
+    def __init__(self, dim: int, num_heads: int, mlp: Mlp | GRKANMlp, drop_path: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads)
@@ -90,6 +95,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size)
         nn.init.normal_(self.proj.weight, std=1 / math.sqrt(in_chans * patch_size**2))
+        assert self.proj.bias is not None
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,28 +105,40 @@ class PatchEmbed(nn.Module):
 class VisionTransformer(nn.Module):
     """A Vision Transformer (`mlp="mlp"`) or a Kolmogorov-Arnold Transformer (`mlp="grkan"`).
 
-    Args:
+    Args: those of `katlib.architecture.Architecture`, in words:
         img_size, patch_size: side lengths in pixels; patch_size divides img_size.
         in_chans: channels of the image.
         num_classes: outputs.
-        embed_dim, depth, num_heads: width, number of blocks, attention heads; num_heads divides embed_dim.
+        embed_dim, depth, num_heads: width, number of blocks, attention heads; num_heads divides
+            embed_dim.
         mlp_ratio: hidden width of the MLP, in units of embed_dim.
         mlp: "grkan" or "mlp".
-        groups, act_init, degrees, numerator_groups: of the rational functions (`GRKANMlp`); without effect for "mlp".
+        groups, act_init, degrees, numerator_groups: of the rational functions (`GRKANMlp`); without
+            effect for "mlp".
         drop_rate: dropout after the embedding and within the MLPs.
-        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
+        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the
+            last.
 
-    Input (B, in_chans, img_size, img_size), output logits (B, num_classes). Two models built from the same seed, one of each
-    kind, start with the same attention, embedding and head.
+    Input (B, in_chans, img_size, img_size), output logits (B, num_classes). Two models built from
+    the same seed, one of each kind, start with the same attention, embedding and head.
+
+    Attributes:
+        architecture: the arguments, as an `Architecture`.
 
     Raises:
-        ValueError: sizes that do not divide, or an unknown `mlp`.
+        ValueError: arguments out of range, sizes that do not divide, or an unknown `mlp`; before
+            anything is built.
 
     Example:
-        >>> model = katlib.VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=10)
+        >>> model = katlib.VisionTransformer(
+        ...     img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=10
+        ... )
         >>> model(torch.randn(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
+
+    # what `katlib.load_pretrained` knows of a model; others have no such attribute
+    pretrained_cfg: dict[str, Any]
 
     def __init__(
         self,
@@ -134,47 +152,37 @@ class VisionTransformer(nn.Module):
         mlp_ratio: float = 4.0,
         mlp: str = "grkan",
         groups: int | None = 8,
-        act_init=("identity", "swish"),
+        act_init: Any = ("identity", "swish"),
         degrees: tuple[int, int] = (5, 4),
         numerator_groups: int | None = 1,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
         super().__init__()
-        if img_size % patch_size:
-            raise ValueError(f"patch_size={patch_size} does not divide img_size={img_size}")
-        if embed_dim % num_heads:
-            raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
-        if mlp not in ("grkan", "mlp"):
-            raise ValueError(f"mlp={mlp!r} is not known; allowed are 'grkan' and 'mlp'")
-        hidden = int(embed_dim * mlp_ratio)
-
-        def make_mlp() -> nn.Module:
-            if mlp == "mlp":
-                return Mlp(embed_dim, hidden, drop_rate)
-            return GRKANMlp(
-                embed_dim,
-                hidden,
-                drop=drop_rate,
-                groups=groups,
-                init=act_init,
-                degrees=degrees,
-                numerator_groups=numerator_groups,
-            )
-
+        self.architecture = architecture = Architecture(
+            img_size=img_size,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            mlp=mlp,
+            groups=groups,
+            act_init=act_init,
+            degrees=degrees,
+            numerator_groups=numerator_groups,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
         self.img_size = img_size
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=1e-6))
-        self.pos_embed = nn.Parameter(
-            truncated_normal_(torch.empty(1, 1 + (img_size // patch_size) ** 2, embed_dim), 0.02)
-        )
+        position = torch.empty(1, architecture.tokens, embed_dim)
+        self.pos_embed = nn.Parameter(truncated_normal_(position, 0.02))
         self.pos_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.Sequential(
-            *[
-                Block(embed_dim, num_heads, make_mlp(), drop_path_rate * i / max(1, depth - 1))
-                for i in range(depth)
-            ]
-        )
+        self.blocks = nn.Sequential(*[make_block(architecture, i) for i in range(depth)])
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, num_classes)
         truncated_normal_(self.head.weight, 0.02)
@@ -183,11 +191,34 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.img_size, self.img_size):
             raise ValueError(
-                f"images have shape {tuple(x.shape)}; they must be (B, channels, {self.img_size}, {self.img_size})"
+                f"images have shape {tuple(x.shape)}; they must be "
+                f"(B, channels, {self.img_size}, {self.img_size})"
             )
         x = self.patch_embed(x)  # (B, patches, C)
-        x = (
-            torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed
-        )  # (B, 1 + patches, C)
-        x = self.norm(self.blocks(self.pos_drop(x)))
-        return self.head(x.select(1, 0))  # (B, num_classes); torch 2.6 exports no x[:, 0] for any B
+        cls_token = self.cls_token.expand(x.shape[0], -1, -1)  # (B, 1, C)
+        x = torch.cat([cls_token, x], 1) + self.pos_embed  # (B, 1 + patches, C)
+        x = self.norm(self.blocks(self.pos_drop(x)))  # (B, 1 + patches, C)
+        # torch 2.6 cannot export x[:, 0] for a batch of any size
+        return self.head(x.select(1, 0))  # (B, num_classes)
+
+
+def make_block(architecture: Architecture, index: int) -> Block:
+    """Block number `index`, from 0, of a model."""
+    drop_path = architecture.drop_path_rate * index / max(1, architecture.depth - 1)
+    return Block(architecture.embed_dim, architecture.num_heads, make_mlp(architecture), drop_path)
+
+
+def make_mlp(architecture: Architecture) -> Mlp | GRKANMlp:
+    """What stands in the MLP's place in a block. A new kind is added here and in `MLPS`."""
+    dim, hidden = architecture.embed_dim, architecture.hidden_features
+    if architecture.mlp == "mlp":
+        return Mlp(dim, hidden, architecture.drop_rate)
+    return GRKANMlp(
+        dim,
+        hidden,
+        drop=architecture.drop_rate,
+        groups=architecture.groups,
+        init=architecture.act_init,
+        degrees=architecture.degrees,
+        numerator_groups=architecture.numerator_groups,
+    )

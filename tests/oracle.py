@@ -1,6 +1,8 @@
-"""The float64 oracle of the CUDA backend: data, `katlib.rational_reference` for the values, and how large an error each value may have.
+"""The float64 oracle of the CUDA backend.
 
-A sum cannot be more exact than its largest terms are, so errors are measured in units of the sum of the absolute terms.
+It makes data, computes what is expected by `katlib.rational_reference`, and says how large an
+error each value may have. A sum cannot be more exact than its largest terms are, so errors are
+measured in units of the sum of the absolute terms.
 """
 
 import torch
@@ -12,13 +14,14 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def data(rows, groups, span, m=5, n=4, dtype=torch.float32, scale=1.5, a_share=1, b_share=1):
-    """`a_share` neighbouring groups share a row of a, `b_share` one of b."""
+    """Random g and x (rows, groups, span), a (groups / a_share, m + 1), b (groups / b_share, n).
+
+    `a_share` neighbouring groups share a row of a, `b_share` one of b.
+    """
     x, g = torch.randn(2, rows, groups, span, dtype=torch.float64)
-    real = torch.promote_types(dtype, torch.float32)
-    a, b = (
-        torch.randn(groups // a_share, m + 1, dtype=real),
-        torch.randn(groups // b_share, n, dtype=real),
-    )
+    compute = torch.promote_types(dtype, torch.float32)
+    a = torch.randn(groups // a_share, m + 1, dtype=compute)
+    b = torch.randn(groups // b_share, n, dtype=compute)
     return g.to(dtype), (scale * x).to(dtype), a, b
 
 
@@ -31,57 +34,86 @@ def with_zeros(g, x, a, b):
     return g, x, a, b
 
 
+def _as_float64(*tensors):
+    return tuple(t.detach().cpu().double() for t in tensors)
+
+
 def expected(g, x, a, b):
-    """y, dx, da, db of the tensors as (rows, G, span), (Ga, m + 1), (Gb, n), in float64."""
-    g, x, a, b = (t.detach().cpu().double() for t in (g, x, a, b))
+    """y, dx, da, db for x and g (rows, G, span), a (Ga, m + 1), b (Gb, n), in float64."""
+    g, x, a, b = _as_float64(g, x, a, b)
+    for t in (x, a, b):
+        t.requires_grad_()
     rows, groups, span = x.shape
-    x, a, b = (t.requires_grad_() for t in (x, a, b))
     y = katlib.rational_reference(x.reshape(rows, groups * span), a, b).reshape(x.shape)
-    return (
-        y.detach(),
-        *torch.autograd.grad(y, (x, a, b), g, allow_unused=True, materialize_grads=True),
-    )
+    gradients = torch.autograd.grad(y, (x, a, b), g, allow_unused=True, materialize_grads=True)
+    return y.detach(), *gradients
+
+
+def _per_group(c, groups):
+    """The columns of coefficients (rows, k), each as (G, 1): a row belongs to several groups."""
+    return [column[:, None] for column in c.repeat_interleave(groups // len(c), 0).unbind(1)]
+
+
+def _sum_shared(sums, rows):
+    """Adds up what belongs to groups that share a row: (G, k) -> (rows, k)."""
+    return sums.unflatten(0, (rows, -1)).sum(1)
 
 
 def magnitudes(g, x, a, b):
     """The sums of the absolute terms of y, dx, da and db, straight from the definition."""
-    g, z, a, b = (t.detach().cpu().double().abs() for t in (g, x, a, b))
-    shares = [z.shape[1] // len(t) for t in (a, b)]
-    a, b = (
-        [c[:, None] for c in t.repeat_interleave(share, 0).unbind(1)]
-        for t, share in zip((a, b), shares)
-    )  # each (G, 1)
-    P = sum(c * z**i for i, c in enumerate(a))
-    Q = 1 + sum(c * z**j for j, c in enumerate(b, 1))
-    slope_P = sum((i * c * z ** (i - 1) for i, c in enumerate(a) if i), torch.zeros_like(z))
-    slope_Q = sum((j * c * z ** (j - 1) for j, c in enumerate(b, 1)), torch.zeros_like(z))
-    da = [(g * z**i / Q).sum((0, 2)) for i in range(len(a))]
-    db = [(g * P / Q**2 * z**j).sum((0, 2)) for j in range(1, len(b) + 1)]
-    sums = torch.stack(da, 1), torch.stack(db, 1) if db else z.new_zeros(len(a[0]), 0)
+    g, z, a, b = (t.abs() for t in _as_float64(g, x, a, b))
+    groups = z.shape[1]
+    numerator, denominator = _per_group(a, groups), _per_group(b, groups)
+    P = sum(c * z**i for i, c in enumerate(numerator))
+    Q = 1 + sum(c * z**j for j, c in enumerate(denominator, 1))
+    P_slope, Q_slope = torch.zeros_like(z), torch.zeros_like(z)
+    for i, c in enumerate(numerator[1:], 1):
+        P_slope += i * c * z ** (i - 1)
+    for j, c in enumerate(denominator, 1):
+        Q_slope += j * c * z ** (j - 1)
+
+    # each (G,)
+    da = [(g * z**i / Q).sum((0, 2)) for i in range(len(numerator))]
+    db = [(g * P / Q**2 * z**j).sum((0, 2)) for j in range(1, len(denominator) + 1)]
+    da_sums = torch.stack(da, 1)
+    db_sums = torch.stack(db, 1) if db else z.new_zeros(groups, 0)
     return (
         P / Q,
-        g * (slope_P / Q + P * slope_Q / Q**2),
-        *(t.unflatten(0, (-1, share)).sum(1) for t, share in zip(sums, shares)),
+        g * (P_slope / Q + P * Q_slope / Q**2),
+        _sum_shared(da_sums, len(a)),
+        _sum_shared(db_sums, len(b)),
     )
 
 
-def errors(results, g, x, a, b) -> dict[str, float]:
-    """The largest error of each result in units of the rounding error of its type, eps, of what it may be wrong by.
+def _error(got, want, magnitude) -> float:
+    """The largest error of one result, see `errors`."""
+    if not got.numel():
+        return 0.0
+    own = torch.finfo(got.dtype)
+    compute = torch.promote_types(got.dtype, torch.float32)
+    unit = torch.finfo(compute).eps * magnitude + own.tiny
+    error = (got.detach().cpu().double() - want).abs()
+    if got.dtype != compute:
+        # what rounding to a half type costs is no error of the kernel
+        rounding = own.eps / 2 * (1 + 1e-3) * want.abs().clamp_min(own.tiny)
+        error = (error - rounding).clamp_min(0)
+    return (error / unit).nan_to_num(nan=torch.inf).max().item()
 
-    y and dx of a half type are rounded from float32, by half an eps; all else is wrong in proportion to its absolute terms.
+
+def errors(results, g, x, a, b) -> dict[str, float]:
+    """The largest error of each result, in units of what its arithmetic must be allowed.
+
+    This unit is the rounding error eps of the type of the arithmetic, times the sum of the absolute
+    terms. y and dx of a half type are rounded from float32 at the end, and may be wrong by half an
+    eps of their own type in addition.
+
+    Args:
+        results: y, dx, da and db, or None in the place of what was not computed.
+        g, x, a, b: from what; x and g are (rows, G, span).
     """
-    worst = {}
-    for name, got, want, size in zip(NAMES, results, expected(g, x, a, b), magnitudes(g, x, a, b)):
-        real = torch.promote_types(got.dtype, torch.float32)
-        unit = torch.finfo(real).eps * size + torch.finfo(got.dtype).tiny
-        error = (got.detach().cpu().double() - want).abs()
-        if got.dtype != real:
-            error = (
-                error
-                - torch.finfo(got.dtype).eps
-                / 2
-                * (1 + 1e-3)
-                * want.abs().clamp_min(torch.finfo(got.dtype).tiny)
-            ).clamp_min(0)
-        worst[name] = (error / unit).nan_to_num(nan=torch.inf).max().item() if got.numel() else 0.0
-    return worst
+    wanted = zip(NAMES, results, expected(g, x, a, b), magnitudes(g, x, a, b))
+    return {
+        name: _error(got, want, magnitude)
+        for name, got, want, magnitude in wanted
+        if got is not None
+    }

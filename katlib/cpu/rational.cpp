@@ -1,14 +1,25 @@
-// The group-rational function on a CPU: F(x) = P(x) / Q(x), P = a_0 + ... + a_M x^M, Q = 1 + |b_1||x| + ... + |b_N||x|^N,
-// and its backward, for x (rows, G, span), a (Ga, M + 1), b (Gb, N), where Ga and Gb are divisors of G and neighbours share a row. The degrees M and N
-// are given by the compiler's -D options: `__init__.py` compiles this file at first use, once for each pair of degrees.
+// The group-rational function on a CPU, and its gradients:
 //
-// Neighbours that fill a register are one vector (GCC's and Clang's vector extension, so the same source serves AVX-512, AVX2 and NEON). A row is cut
-// into strips. Where groups end where vectors do, or are long, a strip is a group. Where they are short and don't (24 channels in vectors of 16),
-// a strip is one vector wide and each lane has the coefficients of its own group, so that no lane is idle. A strip's coefficients, and the sums for
-// their gradients, stay in registers while many rows pass by.
+//     F(x) = P(x) / Q(x)
+//     P(x) = a_0 + a_1 x + ... + a_M x^M
+//     Q(x) = 1 + |b_1| |x| + ... + |b_N| |x|^N
 //
-// Threads take items of about 32,000 elements in any order, but each item's sums go to a place of their own and are added up in the order of the
-// items: the result has the same bits whatever the threads did and however many there were.
+// x is (rows, G, span), a is (Ga, M + 1) and b is (Gb, N). Ga and Gb are divisors of G: if there
+// are fewer rows of coefficients than groups, neighbouring groups share a row. The degrees M and N
+// come from the compiler's -D options: `__init__.py` compiles this file at first use, once for each
+// pair of degrees.
+//
+// Vectors. Neighbouring elements that fill a register are one vector. We use the vector extension
+// of GCC and Clang, so the same source serves AVX-512, AVX2 and NEON.
+//
+// Strips. A row is cut into strips. A strip is usually one group. The exception are groups that are
+// short and do not end where a vector ends (24 channels in vectors of 16): there, a strip is one
+// vector wide, and each lane holds the coefficients of its own group, so that no lane is idle. The
+// coefficients of a strip, and the sums for their gradients, stay in registers for many rows.
+//
+// Items. The work is divided into items of about 32,000 elements, which the threads take in any
+// order. Each item writes its sums to a place of its own, and these are added up in the order of
+// the items. The result therefore has the same bits for any number of threads.
 
 #include <algorithm>
 #include <atomic>
@@ -18,7 +29,9 @@
 #include <thread>
 #include <vector>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)           // a vector is one register: two for one would have to be spilled
+// A vector has as many bytes as one register. With vectors of two registers the backward pass would
+// run out of registers and keep some of its sums in memory.
+#if defined(__AVX512F__) && defined(__AVX512BW__)
 #include <immintrin.h>
 #define INTRINSIC(name) _mm512_##name
 constexpr int REGISTER = 64;
@@ -29,125 +42,279 @@ constexpr int REGISTER = 32;
 #else
 constexpr int REGISTER = 16;
 #endif
-constexpr int COEFFICIENTS = M + 1 + N;
-constexpr int64_t ITEM = 32768, TILE = 2048;                // elements of an item; of the part of it that stays in the first-level cache
-constexpr int64_t CHUNK = 8192, WIDEST = 1024;              // most elements of a group in a row of an item; of a row with strips of one vector
-constexpr int64_t IN_TILE = 16, IN_ITEM = 64;               // fewest vectors of a strip in either, if there are rows enough: to begin and to add up takes time
 
-// ---- the four types: how a vector of them is read and written; half types are computed in float
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+constexpr int COEFFICIENTS = M + 1 + N;
+
+// Sizes in elements: an item, and the tile of it that stays in the first-level cache.
+constexpr int64_t ITEM = 32768;
+constexpr int64_t TILE = 2048;
+// The most elements that an item takes from one row of a group.
+constexpr int64_t CHUNK = 8192;
+// The longest row, in elements, that may be cut into strips of one vector.
+constexpr int64_t WIDEST = 1024;
+// The fewest vectors of a strip in a tile and in an item, if there are enough rows. Beginning a
+// strip and adding up its sums take time, which should be small beside the work in between.
+constexpr int64_t IN_TILE = 16;
+constexpr int64_t IN_ITEM = 64;
+
+// ---- Types: how a vector of each is read and written. Half types are computed in float.
 
 typedef float floats __attribute__((vector_size(REGISTER)));
 typedef double doubles __attribute__((vector_size(REGISTER)));
 typedef uint32_t words __attribute__((vector_size(REGISTER)));
 typedef uint16_t halves __attribute__((vector_size(REGISTER / 2)));
-typedef long long Half __attribute__((vector_size(REGISTER / 2)));      // Intel's name for any integers
 
-struct Float { typedef float Stored, Computed; typedef floats Vector; };
-struct Double { typedef double Stored, Computed; typedef doubles Vector; };
-struct Bfloat16 { typedef uint16_t Stored; typedef float Computed; typedef floats Vector; };
+struct Float {
+    typedef float Stored;
+    typedef float Computed;
+    typedef floats Vector;
+};
+
+struct Double {
+    typedef double Stored;
+    typedef double Computed;
+    typedef doubles Vector;
+};
+
+struct Bfloat16 {
+    typedef uint16_t Stored;
+    typedef float Computed;
+    typedef floats Vector;
+};
+
 template <class T> using Stored = typename T::Stored;
 template <class T> using Computed = typename T::Computed;
 template <class T> using Vector = typename T::Vector;
 template <class T> constexpr int LANES = sizeof(Vector<T>) / sizeof(Computed<T>);
 
-#ifdef INTRINSIC                                            // GCC 12 makes five instructions of these conversions, or goes lane by lane
-struct Float16 { typedef uint16_t Stored; typedef float Computed; typedef floats Vector; };
-static inline floats widen(halves bits, Float16) { return (floats)INTRINSIC(cvtph_ps)((Half)bits); }
-static inline halves narrow(floats value, Float16) { return (halves)INTRINSIC(cvtps_ph)(value, _MM_FROUND_TO_NEAREST_INT); }
-static inline words extend(halves bits) { return (words)INTRINSIC(cvtepu16_epi32)((Half)bits); }
+#ifdef INTRINSIC
+
+// With intrinsics, because GCC 12 makes five instructions of these conversions, or converts lane by
+// lane. Intel's type for "any integers" is a vector of long long.
+typedef long long Integers __attribute__((vector_size(REGISTER / 2)));
+
+struct Float16 {
+    typedef uint16_t Stored;
+    typedef float Computed;
+    typedef floats Vector;
+};
+
+static inline floats widen(halves bits, Float16) {
+    return (floats)INTRINSIC(cvtph_ps)((Integers)bits);
+}
+static inline halves narrow(floats value, Float16) {
+    return (halves)INTRINSIC(cvtps_ph)(value, _MM_FROUND_TO_NEAREST_INT);
+}
+static inline words extend(halves bits) {
+    return (words)INTRINSIC(cvtepu16_epi32)((Integers)bits);
+}
+
 #else
+
 static inline words extend(halves bits) { return __builtin_convertvector(bits, words); }
+
 #ifdef __FLT16_MAX__
-struct Float16 { typedef _Float16 Stored; typedef float Computed; typedef floats Vector; };
+
+struct Float16 {
+    typedef _Float16 Stored;
+    typedef float Computed;
+    typedef floats Vector;
+};
+
 typedef _Float16 float16s __attribute__((vector_size(REGISTER / 2)));
-static inline floats widen(float16s value, Float16) { return __builtin_convertvector(value, floats); }
-static inline float16s narrow(floats value, Float16) { return __builtin_convertvector(value, float16s); }
+
+static inline floats widen(float16s value, Float16) {
+    return __builtin_convertvector(value, floats);
+}
+static inline float16s narrow(floats value, Float16) {
+    return __builtin_convertvector(value, float16s);
+}
+
 #endif
 #endif
 
 static inline floats widen(halves bits, Bfloat16) { return (floats)(extend(bits) << 16); }
-static inline halves narrow(floats value, Bfloat16) {       // to the nearest, ties to even
-    words bits = (words)value, rounded = bits + 0x7fff + ((bits >> 16) & 1), high = (value == value ? rounded : words{} + 0x7fc00000) >> 16;
+
+// Rounds to the nearest bfloat16, and ties to even. All NaNs become the same one.
+static inline halves narrow(floats value, Bfloat16) {
+    words bits = (words)value;
+    words rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    words not_a_number = words{} + 0x7fc00000;
+    words high = (value == value ? rounded : not_a_number) >> 16;
     return __builtin_convertvector(high, halves);
 }
+
+// Float and Double are stored as they are computed.
 template <class V, class T> static inline V widen(V value, T) { return value; }
 template <class V, class T> static inline V narrow(V value, T) { return value; }
 
-// n elements, and 0 in the other lanes: zeros add nothing to any gradient. What lies `ahead` of a whole vector, in the next tile, is fetched already.
-template <class T> static inline Vector<T> load(const Stored<T>* from, int64_t n, int64_t ahead) {
+// Reads n elements; the other lanes are 0, and zeros add nothing to any gradient. After a whole
+// vector we prefetch the one that lies `ahead` of it, in the next tile.
+template <class T>
+static inline Vector<T> load(const Stored<T>* from, int64_t n, int64_t ahead) {
     decltype(narrow(Vector<T>{}, T())) stored{};
     if (n == LANES<T>) __builtin_prefetch(from + ahead);
     __builtin_memcpy(&stored, from, n * sizeof *from);
     return widen(stored, T());
 }
-template <class T> static inline void store(Stored<T>* to, Vector<T> value, int64_t n, int64_t ahead) {
+
+// Writes n elements. The prefetch is for reading: prefetching for writing cost more than it saved.
+template <class T>
+static inline void store(Stored<T>* to, Vector<T> value, int64_t n, int64_t ahead) {
     auto stored = narrow(value, T());
-    if (n == LANES<T>) __builtin_prefetch(to + ahead);                    // for reading: to fetch it for writing cost more than it saved
+    if (n == LANES<T>) __builtin_prefetch(to + ahead);
     __builtin_memcpy(to, &stored, n * sizeof *to);
 }
 
-// Signs by bit operations: a comparison would take three. -0 counts as 0.
-template <class V> static inline V magnitude(V x) { typedef decltype(x < x) Bits; return (V)((Bits)x & ~(Bits)-V{}); }
-template <class V> static inline V with_sign_of(V x, V value) { typedef decltype(x < x) Bits; return (V)((Bits)value ^ ((Bits)(x + 0) & (Bits)-V{})); }
+// Signs are taken and set by bit operations, because a comparison would need three instructions.
+// -V{} is -0.0 in every lane: the sign bit alone.
+template <class V> static inline V magnitude(V x) {
+    typedef decltype(x < x) Bits;
+    return (V)((Bits)x & ~(Bits)-V{});
+}
 
-// ---- the work: items of some rows by a chunk of every strip, for which threads ask one by one
+// `value` with its sign flipped where x < 0. Adding 0 turns -0 into 0, which counts as positive.
+template <class V> static inline V with_sign_of(V x, V value) {
+    typedef decltype(x < x) Bits;
+    Bits sign = (Bits)(x + 0) & (Bits)-V{};
+    return (V)((Bits)value ^ sign);
+}
 
-struct Range { int64_t begin, end; };
+// ---- The plan: how the tensor is divided into items, tiles, strips and vectors
+
+struct Range {
+    int64_t begin;
+    int64_t end;
+};
+
 struct Plan {
-    int64_t groups, span, Ga, Gb, size, row, rows, strips, width, chunk, chunks, tile_rows, item_rows, items, ahead;
+    // The sizes that the caller gave
+    int64_t groups;
+    int64_t span;
+    int64_t Ga;
+    int64_t Gb;
+    int64_t size;
+
+    // Rows, which may each be several rows of the caller's, and the strips of a row
+    int64_t row;
+    int64_t rows;
+    int64_t strips;
+    int64_t width;
+
+    // An item is item_rows rows of one chunk of every strip
+    int64_t chunk;
+    int64_t chunks;
+    int64_t tile_rows;
+    int64_t item_rows;
+    int64_t items;
+
+    // How many elements ahead to prefetch
+    int64_t ahead;
 
     Plan(int64_t rows, int64_t groups, int64_t span, int64_t Ga, int64_t Gb, int64_t lanes)
         : groups(groups), span(span), Ga(Ga), Gb(Gb), size(rows * groups * span), items(0) {
         if (!size) return;
-        int64_t whole = std::lcm(groups * span, lanes);                     // so many neighbours are rows and are vectors
-        bool by_lanes = span % lanes && whole <= WIDEST;
-        row = by_lanes ? whole : groups * span;                             // with strips of one vector, several rows may be one here
+
+        // Strips of one vector need rows that are a whole number of vectors: we join several rows
+        // into one where they are not.
+        int64_t joined = std::lcm(groups * span, lanes);
+        bool by_lanes = span % lanes && joined <= WIDEST;
+        row = by_lanes ? joined : groups * span;
+        width = by_lanes ? lanes : span;
+        strips = row / width;
         this->rows = (size + row - 1) / row;
-        width = by_lanes ? lanes : span, strips = row / width;
-        chunk = std::min(width, CHUNK), chunks = (width + chunk - 1) / chunk;
+
+        chunk = std::min(width, CHUNK);
+        chunks = (width + chunk - 1) / chunk;
         tile_rows = std::max<int64_t>({1, TILE / (strips * chunk), IN_TILE * lanes / chunk});
         item_rows = std::max({tile_rows, ITEM / (strips * chunk), IN_ITEM * lanes / chunk});
         items = (this->rows + item_rows - 1) / item_rows * chunks;
         ahead = tile_rows > 1 ? tile_rows * row : TILE / 4;
     }
-    int64_t group(int64_t strip, int lane) const { return width == span ? strip : int(strip * width + lane) / int(span) % int(groups); }
 
-    // Calls strip(s, rows, columns) for every strip s of every tile of an item
-    template <class Strip> inline __attribute__((always_inline)) void for_each_strip(int64_t item, const Strip& strip) const {
-        int64_t first = item / chunks * item_rows, last = std::min(rows, first + item_rows);
-        int64_t begin = item % chunks * chunk, end = std::min(width, begin + chunk);
-        for (; first < last; first += tile_rows)
-            for (int64_t s = 0; s < strips; s++) strip(s, Range{first, std::min(last, first + tile_rows)}, Range{s * width + begin, s * width + end});
+    // The group to which a lane of a strip belongs
+    int64_t group(int64_t strip, int lane) const {
+        if (width == span) return strip;
+        return int(strip * width + lane) / int(span) % int(groups);
     }
 
-    // Calls visit(at, n) for every vector, `n` elements from `at`: the whole ones in a single loop, so that what visit adds up stays in registers,
-    // then the ends of the rows where they are not whole, and the end of the tensor
-    template <int lanes, class Visit> inline __attribute__((always_inline)) void for_each_vector(Range rows, Range columns, const Visit& visit) const {
-        const int64_t row = this->row, size = this->size, length = columns.end - columns.begin, whole = length / lanes, tail = length % lanes;
-        const int64_t inside = size < columns.end ? rows.begin : std::min(rows.end, (size - columns.end) / row + 1);       // the first row that is not
-        int64_t at = rows.begin * row + columns.begin, left = whole;
-        for (int64_t k = (inside - rows.begin) * whole; k > 0; k--) {
+    int64_t first_row(int64_t item) const { return item / chunks * item_rows; }
+
+    // Calls strip(s, rows, columns) for every strip s of every tile of an item.
+    template <class Strip>
+    ALWAYS_INLINE void for_each_strip(int64_t item, const Strip& strip) const {
+        int64_t first = first_row(item);
+        int64_t last = std::min(rows, first + item_rows);
+        int64_t begin = item % chunks * chunk;
+        int64_t end = std::min(width, begin + chunk);
+        for (; first < last; first += tile_rows) {
+            Range tile{first, std::min(last, first + tile_rows)};
+            for (int64_t s = 0; s < strips; s++)
+                strip(s, tile, Range{s * width + begin, s * width + end});
+        }
+    }
+
+    // Calls visit(at, n) for every vector: n elements from position `at`. All whole vectors are
+    // visited in a single loop, so that what `visit` adds up stays in registers. The ends of the
+    // rows, where they are not whole vectors, and the end of the tensor follow in a second loop.
+    template <int lanes, class Visit>
+    ALWAYS_INLINE void for_each_vector(Range rows, Range columns, const Visit& visit) const {
+        const int64_t row = this->row;
+        const int64_t size = this->size;
+        const int64_t length = columns.end - columns.begin;
+        const int64_t whole = length / lanes;
+        const int64_t tail = length % lanes;
+
+        // The last row may be cut off by the end of the tensor: the rows before this one are not.
+        const int64_t complete =
+            size < columns.end ? rows.begin : std::min(rows.end, (size - columns.end) / row + 1);
+
+        int64_t at = rows.begin * row + columns.begin;
+        int64_t left = whole;
+        for (int64_t k = (complete - rows.begin) * whole; k > 0; k--) {
             visit(at, lanes);
             at += lanes;
-            if (--left == 0) at += row - whole * lanes, left = whole;
+            if (--left == 0) {
+                at += row - whole * lanes;
+                left = whole;
+            }
         }
-        for (int64_t r = tail ? rows.begin : inside; r < rows.end; r++) {
+        for (int64_t r = tail ? rows.begin : complete; r < rows.end; r++) {
             at = r * row + columns.end - (tail ? tail : lanes);
             if (at < size) visit(at, tail ? tail : size - at);
         }
     }
 };
 
-// As libgomp's GOMP_parallel: calls work(data) on each of `threads` threads and waits. Given by the caller, so that torch's own threads are used.
+// ---- Threads
+
+// libgomp's GOMP_parallel: calls work(data) on each of `threads` threads and waits for them. The
+// caller passes it, so that we run on the threads that torch already has.
 typedef void (*Parallel)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
 
-template <class Item> static void for_each_item(int64_t items, Parallel parallel, int threads, const Item& item) {
-    struct Share { alignas(64) std::atomic<int64_t> next; int64_t end; };
-    struct Job { const Item& item; int threads; std::atomic<int> started; std::vector<Share> shares; };
+// Calls item(i) for every i < items. Each thread begins with a share of neighbouring items. When it
+// has finished them, it takes what the other threads have left of theirs.
+template <class Item>
+static void for_each_item(int64_t items, Parallel parallel, int threads, const Item& item) {
+    struct Share {
+        alignas(64) std::atomic<int64_t> next;
+        int64_t end;
+    };
+    struct Job {
+        const Item& item;
+        int threads;
+        std::atomic<int> started;
+        std::vector<Share> shares;
+    };
     threads = std::max<int64_t>(1, std::min<int64_t>(threads, items));
     Job job{item, threads, {0}, std::vector<Share>(threads)};
-    for (int t = 0; t < threads; t++) job.shares[t].next = items * t / threads, job.shares[t].end = items * (t + 1) / threads;
-    auto work = [](void* data) {                                            // first a share of its own, which lies together, then what others have left
+    for (int t = 0; t < threads; t++) {
+        job.shares[t].next = items * t / threads;
+        job.shares[t].end = items * (t + 1) / threads;
+    }
+    auto work = [](void* data) {
         Job& job = *static_cast<Job*>(data);
         int first = job.started++;
         for (int t = 0; t < job.threads; t++) {
@@ -155,9 +322,11 @@ template <class Item> static void for_each_item(int64_t items, Parallel parallel
             for (int64_t i; (i = share.next.fetch_add(1)) < share.end;) job.item(i);
         }
     };
-    if (threads == 1) work(&job);
-    else if (parallel) parallel(work, &job, threads, 0);
-    else {
+    if (threads == 1) {
+        work(&job);
+    } else if (parallel) {
+        parallel(work, &job, threads, 0);
+    } else {
         std::vector<std::thread> pool;
         for (int t = 1; t < threads; t++) pool.emplace_back(+work, &job);
         work(&job);
@@ -165,82 +334,194 @@ template <class Item> static void for_each_item(int64_t items, Parallel parallel
     }
 }
 
-// The coefficients of every strip, lane by lane: a_0 .. a_M, |b_1| .. |b_N|
-template <class T> static std::vector<Vector<T>> coefficients(const Computed<T>* a, const Computed<T>* b, const Plan& plan) {
+// ---- The function
+
+// The coefficients of every strip, lane by lane: a_0 ... a_M, |b_1| ... |b_N|
+template <class T>
+static std::vector<Vector<T>> coefficients(const Computed<T>* a, const Computed<T>* b,
+                                           const Plan& plan) {
     std::vector<Vector<T>> table(plan.items ? plan.strips * COEFFICIENTS : 0);
-    for (size_t i = 0; i < table.size(); i += COEFFICIENTS)
+    for (size_t i = 0; i < table.size(); i += COEFFICIENTS) {
         for (int lane = 0; lane < LANES<T>; lane++) {
-            int64_t g = plan.group(i / COEFFICIENTS, lane);
-            const Computed<T>*A = a + g * plan.Ga / plan.groups * (M + 1), *B = b + g * plan.Gb / plan.groups * N;
+            int64_t group = plan.group(i / COEFFICIENTS, lane);
+            const Computed<T>* A = a + group * plan.Ga / plan.groups * (M + 1);
+            const Computed<T>* B = b + group * plan.Gb / plan.groups * N;
             for (int k = 0; k <= M; k++) table[i + k][lane] = A[k];
             for (int j = 0; j < N; j++) table[i + M + 1 + j][lane] = std::max(B[j], -B[j]);
         }
+    }
     return table;
 }
 
 template <class T, class V = Vector<T>>
-static void forward(const Stored<T>* x, const Computed<T>* a, const Computed<T>* b, Stored<T>* y, const Plan& plan, Parallel parallel, int threads) {
+static void forward(const Stored<T>* x, const Computed<T>* a, const Computed<T>* b, Stored<T>* y,
+                    const Plan& plan, Parallel parallel, int threads) {
     const auto table = coefficients<T>(a, b, plan);
     for_each_item(plan.items, parallel, threads, [&, x, y](int64_t item) {
-        plan.for_each_strip(item, [&, x = x, y = y, ahead = plan.ahead](int64_t s, Range rows, Range columns) {
-            V A[M + 1], B[N + 1] = {V{} + 1};
-            for (int k = 0; k < COEFFICIENTS; k++) (k <= M ? A[k] : B[k - M]) = table[s * COEFFICIENTS + k];
-            plan.for_each_vector<LANES<T>>(rows, columns, [&, x = x, y = y, ahead = ahead](int64_t at, int64_t n) {
-                V X = load<T>(x + at, n, ahead), Z = magnitude(X), P = A[M], Q = B[N];
+        auto strip = [&, x = x, y = y, ahead = plan.ahead](int64_t s, Range rows, Range columns) {
+            V A[M + 1];
+            V B[N + 1] = {V{} + 1};
+            for (int k = 0; k < COEFFICIENTS; k++)
+                (k <= M ? A[k] : B[k - M]) = table[s * COEFFICIENTS + k];
+
+            // Horner's rule for P and Q
+            auto visit = [&, x = x, y = y, ahead = ahead](int64_t at, int64_t n) {
+                V X = load<T>(x + at, n, ahead);
+                V Z = magnitude(X);
+                V P = A[M];
+                V Q = B[N];
                 for (int i = M - 1; i >= 0; i--) P = P * X + A[i];
                 for (int j = N - 1; j >= 0; j--) Q = Q * Z + B[j];
                 store<T>(y + at, P / Q, n, ahead);
-            });
-        });
+            };
+            plan.for_each_vector<LANES<T>>(rows, columns, visit);
+        };
+        plan.for_each_strip(item, strip);
     });
 }
 
-template <class T, class V = Vector<T>>
-static void backward(const Stored<T>* g, const Stored<T>* x, const Computed<T>* a, const Computed<T>* b, Stored<T>* dx, Computed<T>* da, Computed<T>* db,
+// ---- Its gradients
+
+// For one vector: returns dx if INPUT, and adds to `sum` if SUMS. A holds a_0 ... a_M, and B holds
+// 1, |b_1| ... |b_N|.
+template <bool INPUT, bool SUMS, class V>
+static ALWAYS_INLINE V gradients(V x, V g, const V* A, const V* B, V* sum) {
+    V z = magnitude(x);
+
+    // Horner's rule for P and Q, and one step behind it for their derivatives
+    V P = A[M];
+    V Q = B[N];
+    V dP = V{};
+    V dQ = V{};
+    for (int i = M - 1; i >= 0; i--) {
+        if constexpr (INPUT) dP = i == M - 1 ? P : dP * x + P;
+        P = P * x + A[i];
+    }
+    for (int j = N - 1; j >= 0; j--) {
+        if constexpr (INPUT) dQ = j == N - 1 ? Q : dQ * z + Q;
+        Q = Q * z + B[j];
+    }
+
+    // dx = g F'(x) = g / Q (P' - F Q'), with t = g / Q
+    V inverse = 1 / Q;
+    V F = P * inverse;
+    V t = g * inverse;
+    V v = t * F;
+    V dx = V{};
+    if constexpr (INPUT) dx = t * (dP - F * with_sign_of(x, dQ));
+
+    // g x^i / Q for each a_i, and g F |x|^j / Q for each b_j
+    if constexpr (SUMS) {
+        sum[0] += t;
+        for (int i = 1; i <= M; i++) {
+            t *= x;
+            sum[i] += t;
+        }
+        for (int j = 1; j <= N; j++) {
+            v *= z;
+            sum[M + j] += v;
+        }
+    }
+    return dx;
+}
+
+// Adds up the sums of all items, in their order and in double, and writes
+//
+//     da_i = sum g x^i / Q,     db_j = -sign(b_j) sum g F |x|^j / Q
+//
+// where `sums` holds the two sums of each item, strip and lane, without the factor -sign(b_j).
+template <class T>
+static void write_coefficient_gradients(const Computed<T>* sums, const Computed<T>* b,
+                                        Computed<T>* da, Computed<T>* db, const Plan& plan) {
+    const size_t length = plan.items ? plan.strips * COEFFICIENTS * LANES<T> : 0;
+    std::vector<double> totals(length);
+    for (int64_t item = 0; item < plan.items; item++)
+        for (size_t i = 0; i < length; i++) totals[i] += sums[item * length + i];
+
+    std::vector<double> A(plan.Ga * (M + 1));
+    std::vector<double> B(plan.Gb * N + 1);
+    for (size_t i = 0; i < length; i += COEFFICIENTS * LANES<T>) {
+        for (int lane = 0; lane < LANES<T>; lane++) {
+            int64_t group = plan.group(i / (COEFFICIENTS * LANES<T>), lane);
+            double* to_a = &A[group * plan.Ga / plan.groups * (M + 1)];
+            double* to_b = &B[group * plan.Gb / plan.groups * N];
+            const double* from = &totals[i + lane];
+            for (int k = 0; k <= M; k++) to_a[k] += from[k * LANES<T>];
+            for (int j = 0; j < N; j++) to_b[j] += from[(M + 1 + j) * LANES<T>];
+        }
+    }
+
+    // sign(0) = +1, so that a denominator of zeros still learns
+    for (int64_t i = 0; i < plan.Ga * (M + 1); i++) da[i] = A[i];
+    for (int64_t i = 0; i < plan.Gb * N; i++) db[i] = b[i] < 0 ? B[i] : -B[i];
+}
+
+// Writes dx only if INPUT, and da and db only if SUMS.
+template <class T, bool INPUT, bool SUMS, class V = Vector<T>>
+static void backward(const Stored<T>* g, const Stored<T>* x, const Computed<T>* a,
+                     const Computed<T>* b, Stored<T>* dx, Computed<T>* da, Computed<T>* db,
                      const Plan& plan, Parallel parallel, int threads) {
     const auto table = coefficients<T>(a, b, plan);
-    std::unique_ptr<V[]> sums(new V[plan.items * table.size()]);            // of every item and strip, lane by lane; not zeroed first: they are many
+
+    // A place for the sums of every item and strip, lane by lane. The first tile of an item begins
+    // them: to fill so many with zeros beforehand would take time.
+    std::unique_ptr<V[]> sums;
+    if constexpr (SUMS) sums.reset(new V[plan.items * table.size()]);
+
     for_each_item(plan.items, parallel, threads, [&, g, x, dx](int64_t item) {
-        plan.for_each_strip(item, [&, g = g, x = x, dx = dx, ahead = plan.ahead](int64_t s, Range rows, Range columns) {
-            V A[M + 1], B[N + 1] = {V{} + 1}, sum[COEFFICIENTS], *place = &sums[item * table.size() + s * COEFFICIENTS];
-            bool first = rows.begin == item / plan.chunks * plan.item_rows;
-            for (int k = 0; k < COEFFICIENTS; k++) (k <= M ? A[k] : B[k - M]) = table[s * COEFFICIENTS + k], sum[k] = first ? V{} : place[k];
-            plan.for_each_vector<LANES<T>>(rows, columns, [&, g = g, x = x, dx = dx, ahead = ahead](int64_t at, int64_t n) {
-                V X = load<T>(x + at, n, ahead), Z = magnitude(X), P = A[M], Q = B[N], dP = V{}, dQ = V{};
-                for (int i = M - 1; i >= 0; i--) dP = i == M - 1 ? P : dP * X + P, P = P * X + A[i];        // the chain of P' runs one step behind
-                for (int j = N - 1; j >= 0; j--) dQ = j == N - 1 ? Q : dQ * Z + Q, Q = Q * Z + B[j];
-                V inverse = 1 / Q, F = P * inverse, t = load<T>(g + at, n, ahead) * inverse, v = t * F;
-                store<T>(dx + at, t * (dP - F * with_sign_of(X, dQ)), n, ahead);
-                sum[0] += t;                                                                // da_i = sum g x^i / Q
-                for (int i = 1; i <= M; i++) sum[i] += t *= X;
-                for (int j = 1; j <= N; j++) sum[M + j] += v *= Z;                          // db_j = -sign(b_j) sum g F |x|^j / Q
-            });
-            for (int k = 0; k < COEFFICIENTS; k++) place[k] = sum[k];
-        });
+        auto strip = [&, g = g, x = x, dx = dx, ahead = plan.ahead](int64_t s, Range rows,
+                                                                     Range columns) {
+            V A[M + 1];
+            V B[N + 1] = {V{} + 1};
+            V sum[COEFFICIENTS];
+            V* place = SUMS ? &sums[item * table.size() + s * COEFFICIENTS] : nullptr;
+            bool first = rows.begin == plan.first_row(item);
+            for (int k = 0; k < COEFFICIENTS; k++) {
+                (k <= M ? A[k] : B[k - M]) = table[s * COEFFICIENTS + k];
+                if constexpr (SUMS) sum[k] = first ? V{} : place[k];
+            }
+
+            auto visit = [&, g = g, x = x, dx = dx, ahead = ahead](int64_t at, int64_t n) {
+                V X = load<T>(x + at, n, ahead);
+                V dX = gradients<INPUT, SUMS>(X, load<T>(g + at, n, ahead), A, B, sum);
+                if constexpr (INPUT) store<T>(dx + at, dX, n, ahead);
+            };
+            plan.for_each_vector<LANES<T>>(rows, columns, visit);
+            if constexpr (SUMS)
+                for (int k = 0; k < COEFFICIENTS; k++) place[k] = sum[k];
+        };
+        plan.for_each_strip(item, strip);
     });
-    std::vector<double> totals(table.size() * LANES<T>), A(plan.Ga * (M + 1)), B(plan.Gb * N + 1);
-    for (int64_t item = 0; item < plan.items; item++)
-        for (size_t i = 0; i < totals.size(); i++) totals[i] += ((const Computed<T>*)sums.get())[item * totals.size() + i];
-    for (size_t i = 0; i < table.size(); i += COEFFICIENTS)
-        for (int lane = 0; lane < LANES<T>; lane++) {
-            int64_t g = plan.group(i / COEFFICIENTS, lane), ga = g * plan.Ga / plan.groups, gb = g * plan.Gb / plan.groups;
-            for (int k = 0; k < COEFFICIENTS; k++) (k <= M ? A[ga * (M + 1) + k] : B[gb * N + k - M - 1]) += totals[(i + k) * LANES<T> + lane];
-        }
-    for (int64_t i = 0; i < plan.Ga * (M + 1); i++) da[i] = A[i];
-    for (int64_t i = 0; i < plan.Gb * N; i++) db[i] = b[i] < 0 ? B[i] : -B[i];             // sign(0) = +1: a zero denominator learns
+
+    if constexpr (SUMS)
+        write_coefficient_gradients<T>((const Computed<T>*)sums.get(), b, da, db, plan);
 }
 
-#define EXPORT(name, T)                                                                                                                               \
-    extern "C" void forward_##name(const void* x, const void* a, const void* b, void* y, int64_t rows, int64_t groups, int64_t span, int64_t Ga,      \
-                                   int64_t Gb, Parallel parallel, int threads) {                                                                      \
-        forward<T>((const Stored<T>*)x, (const Computed<T>*)a, (const Computed<T>*)b, (Stored<T>*)y, {rows, groups, span, Ga, Gb, LANES<T>},          \
-                   parallel, threads);                                                                                                                \
-    }                                                                                                                                                 \
-    extern "C" void backward_##name(const void* g, const void* x, const void* a, const void* b, void* dx, void* da, void* db, int64_t rows,           \
-                                    int64_t groups, int64_t span, int64_t Ga, int64_t Gb, Parallel parallel, int threads) {                           \
-        backward<T>((const Stored<T>*)g, (const Stored<T>*)x, (const Computed<T>*)a, (const Computed<T>*)b, (Stored<T>*)dx, (Computed<T>*)da,         \
-                    (Computed<T>*)db, {rows, groups, span, Ga, Gb, LANES<T>}, parallel, threads);                                                     \
+// ---- The functions that `__init__.py` calls
+
+#define FORWARD(name, T)                                                                       \
+    extern "C" void name(const void* x, const void* a, const void* b, void* y, int64_t rows,   \
+                         int64_t groups, int64_t span, int64_t Ga, int64_t Gb,                 \
+                         Parallel parallel, int threads) {                                     \
+        forward<T>((const Stored<T>*)x, (const Computed<T>*)a, (const Computed<T>*)b,          \
+                   (Stored<T>*)y, {rows, groups, span, Ga, Gb, LANES<T>}, parallel, threads);  \
     }
+
+#define BACKWARD(name, T, INPUT, SUMS)                                                         \
+    extern "C" void name(const void* g, const void* x, const void* a, const void* b, void* dx, \
+                         void* da, void* db, int64_t rows, int64_t groups, int64_t span,       \
+                         int64_t Ga, int64_t Gb, Parallel parallel, int threads) {             \
+        backward<T, INPUT, SUMS>((const Stored<T>*)g, (const Stored<T>*)x,                     \
+                                 (const Computed<T>*)a, (const Computed<T>*)b, (Stored<T>*)dx, \
+                                 (Computed<T>*)da, (Computed<T>*)db,                           \
+                                 {rows, groups, span, Ga, Gb, LANES<T>}, parallel, threads);   \
+    }
+
+#define EXPORT(name, T)                                       \
+    FORWARD(forward_##name, T)                                \
+    BACKWARD(backward_##name, T, true, true)                  \
+    BACKWARD(input_gradient_##name, T, true, false)           \
+    BACKWARD(coefficient_gradients_##name, T, false, true)
 
 EXPORT(float32, Float)
 EXPORT(float64, Double)

@@ -1,12 +1,13 @@
-"""The CUDA backend of `katlib.rational`: rational.cu, compiled at first use (`katlib.cuda.jit`), and what it is launched with.
+"""The CUDA backend of `katlib.rational`: chooses and launches the kernels of rational.cu.
 
-    available() -> bool                          is there a device, and can kernels be compiled for it
-    forward(x, a, b) -> y                        x, y (rows, G, span), a (Ga, m + 1), b (Gb, n); Ga and Gb divide G
-    backward(g, x, a, b) -> dx, da, db           g, dx like x, da like a, db like b
+`forward` and `backward` read x in the order of its memory, as (rows, G, span). So (..., C), NCHW
+and channels_last tensors are all served without a copy. `katlib.cuda.jit` compiles the kernels at
+first use, one variant for each combination of types, degrees and widths (see `definitions`).
 
-x, g, y and dx are contiguous; a, b, da and db have the type that is computed in: float64 for float64, else float32. Everything is
-queued on the current stream, nothing waits for the device or reads from it, so both may be captured in a CUDA graph (after a first
-call, which compiles). Two runs give the same bits: every sum has a fixed order, which depends on the sizes and the device alone.
+Arithmetic, a, b, da and db are in float64 if x is, else in float32. Everything is queued on the
+current stream, and nothing waits for the device or reads from it, so both functions may be captured
+in a CUDA graph after a first call, which compiles. Two runs give the same bits: every sum has a
+fixed order, which depends on the sizes and the device alone.
 """
 
 import functools
@@ -21,29 +22,52 @@ from . import jit
 
 SOURCE = Path(__file__).parent / "rational.cu"
 MAX_DEGREE = 8
-WIDE = (
-    2**29
-)  # packs from which offsets have 64 bits: an offset may run past the end by about as much again before it is compared
-TYPES = {
+# The number of packs from which offsets have 64 bits. It is a quarter of 2^31 because a thread's
+# offset may run past the end by about as much again before it is compared with the end.
+WIDE = 2**29
+TYPES: dict[torch.dtype, tuple[tuple[str, object], ...]] = {
     torch.float16: (("TYPE", "__half"), ("HEADER", "<cuda_fp16.h>")),
     torch.float64: (("TYPE", "double"),),
     torch.bfloat16: (("TYPE", "__nv_bfloat16"), ("HEADER", "<cuda_bf16.h>")),
     torch.float32: (("TYPE", "float"),),
 }
+WARP = 32
+# the largest y of a launch's grid
+MAX_PARTS = 65535
+# in the place of a tensor that a variant of the kernel does not touch
+NULL = 0
+
+Shape = tuple[int, int, int]
 
 
 class Plan(NamedTuple):
-    """How rational.cu is launched."""
+    """How a kernel is launched; see `Walk` in rational.cu for what a thread makes of it."""
 
-    tiles: int  # the grid is tiles x parts blocks
-    parts: int  # blocks that share the elements of one tile's groups
-    block: int  # threads of a block: `lanes` for each row of each group of its tile, as many rows as there is room for
-    group_tile: int  # groups in a tile
-    lanes: int  # threads that are neighbours in a row of a group
+    # the grid is tiles x parts blocks: a tile is some neighbouring groups, and its blocks share the
+    # elements of these groups
+    tiles: int
+    parts: int
+    # threads in a block, a multiple of a warp
+    block: int
+    # groups in a tile
+    group_tile: int
+    # neighbouring threads in one row of one group
+    lanes: int
 
 
 def vector_width(span: int, itemsize: int, *addresses: int) -> int:
-    """Elements in one load: 16 bytes of them if the span is a multiple of that and the addresses are too, else 8 bytes, ..., else one."""
+    """How many elements are loaded at once: the most, up to 16 bytes, for which all is aligned.
+
+    Args:
+        span: elements in one row of one group; a multiple of the result.
+        itemsize: bytes of an element.
+        addresses: where the tensors start; multiples of the load's bytes.
+
+    Example:
+        >>> from katlib.cuda import vector_width
+        >>> vector_width(24, 2, 4096), vector_width(24, 2, 4100), vector_width(7, 2, 4096)
+        (8, 2, 1)
+    """
     width = 16 // itemsize
     while width > 1 and any(size % (width * itemsize) for size in (span * itemsize, *addresses)):
         width //= 2
@@ -54,151 +78,348 @@ def _ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def _whole_warps(threads: int) -> int:
+    return _ceil(threads, WARP) * WARP
+
+
 @functools.lru_cache(maxsize=1024)
 def plan(rows: int, groups: int, packs: int, multiprocessors: int, threads: int) -> Plan:
-    """The launch for (rows, groups, packs) on so many multiprocessors, each of which holds `threads` threads at once.
+    """The launch for x as (rows, groups, packs of elements).
 
-    The grid is about as large as the device, and its blocks stride over the data: coefficients are loaded once, partial sums are few.
+    The grid is about as large as the device, and its blocks stride over the data: so coefficients
+    are loaded once, and there are few partial sums.
+
+    Args:
+        rows, groups, packs: the sizes of x; a pack is what one load reads.
+        multiprocessors: of the device.
+        threads: of the kernel that one multiprocessor holds at once.
+
+    Example:
+        >>> from katlib.cuda import plan
+        >>> plan(rows=25216, groups=8, packs=12, multiprocessors=132, threads=1024)
+        Plan(tiles=1, parts=704, block=192, group_tile=8, lanes=12)
     """
-    if packs > jit.THREADS // 2:  # long rows: a block stays in one group and walks along its rows
-        group_tile, lanes, slots, block = 1, jit.THREADS, 1, jit.THREADS
-    else:  # short rows: whole groups side by side, and rows one below the other
-        group_tile, lanes = _ceil(groups, _ceil(groups, jit.THREADS // packs)), packs
-        columns = group_tile * lanes
-        most = jit.THREADS // columns
-        blocks = {
-            slots: _ceil(slots * columns, 32) * 32 for slots in range(most, most // 2, -1)
-        }  # a block is a number of whole warps
-        slots = max(
-            blocks, key=lambda slots: slots * columns / blocks[slots]
-        )  # with few threads idle
-        block = blocks[slots]
-    tiles = _ceil(groups, group_tile)
+    if packs > jit.THREADS // 2:
+        return _plan_long_rows(rows, groups, packs, multiprocessors, threads)
+    return _plan_short_rows(rows, groups, packs, multiprocessors, threads)
+
+
+def _plan_long_rows(rows: int, groups: int, packs: int, multiprocessors: int, threads: int) -> Plan:
+    """A block stays in one group and walks along its rows."""
+    block = jit.THREADS
     resident = multiprocessors * max(1, threads // block)
-    return Plan(
-        tiles,
-        max(1, min(resident // tiles, _ceil(rows * packs, slots * lanes), 65535)),
-        block,
-        group_tile,
-        lanes,
-    )
+    parts = _parts(resident, groups, _ceil(rows * packs, block))
+    return Plan(tiles=groups, parts=parts, block=block, group_tile=1, lanes=block)
+
+
+def _plan_short_rows(
+    rows: int, groups: int, packs: int, multiprocessors: int, threads: int
+) -> Plan:
+    """A block covers whole groups side by side, and several rows of them below each other."""
+    # as few tiles as possible, and all of about the same size
+    group_tile = _ceil(groups, _ceil(groups, jit.THREADS // packs))
+    tiles = _ceil(groups, group_tile)
+    slots = _rows_in_a_block(group_tile * packs)
+    block = _whole_warps(slots * group_tile * packs)
+    resident = multiprocessors * max(1, threads // block)
+    parts = _parts(resident, tiles, _ceil(rows * packs, slots * packs))
+    return Plan(tiles, parts, block, group_tile, lanes=packs)
+
+
+def _rows_in_a_block(columns: int) -> int:
+    """How many rows of `columns` threads each a block has: the number that wastes fewest threads.
+
+    A block consists of whole warps, so some threads of its last warp may have no work. Blocks of
+    less than half the largest size are not considered.
+    """
+    most = jit.THREADS // columns
+
+    def busy(slots: int) -> float:
+        return slots * columns / _whole_warps(slots * columns)
+
+    return max(range(most, most // 2, -1), key=busy)
+
+
+def _parts(resident: int, tiles: int, useful: int) -> int:
+    """Blocks for each tile: enough to fill the device, but none without work."""
+    return max(1, min(resident // tiles, useful, MAX_PARTS))
 
 
 def definitions(
-    x: Tensor, a: Tensor, b: Tensor, width: int, wide: bool
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    width: int,
+    wide: bool,
+    input_gradient: bool = True,
+    coefficient_gradients: bool = True,
 ) -> tuple[tuple[str, object], ...]:
-    """The macros that make rational.cu the kernel for these tensors."""
-    return (
+    """The macros that make rational.cu the kernels for these tensors.
+
+    Args:
+        x, a, b: their types and degrees count, their sizes do not.
+        width: elements in a load, see `vector_width`.
+        wide: whether offsets have 64 bits.
+        input_gradient, coefficient_gradients: what the backward kernel computes.
+
+    Example:
+        >>> import torch
+        >>> from katlib.cuda import definitions
+        >>> x, a, b = torch.empty(0, 1, 4), torch.empty(1, 6), torch.empty(1, 4)
+        >>> definitions(x, a, b, width=4, wide=False)
+        (('TYPE', 'float'), ('M', 5), ('N', 4), ('WIDTH', 4), ('INDEX', 'int'))
+    """
+    macros = (
         *TYPES[x.dtype],
         ("M", a.shape[1] - 1),
         ("N", b.shape[1]),
         ("WIDTH", width),
         ("INDEX", "long long" if wide else "int"),
     )
+    # both are true in the source unless it is told otherwise
+    if not input_gradient:
+        macros += (("INPUT_GRADIENT", "false"),)
+    if not coefficient_gradients:
+        macros += (("COEFFICIENT_GRADIENTS", "false"),)
+    return macros
 
 
-def _prepare(name: str, x: Tensor, a: Tensor, b: Tensor, *like_x: Tensor):
-    """Checks the tensors; then the module compiled for them, the plan for kernel `name`, and the last arguments of it with their layout."""
-    given = (x, a, b, *like_x)
-    rows, groups, span = x.shape if x.ndim == 3 else (0, -1, 0)
-    if not (
-        x.ndim == 3
-        and x.dtype in TYPES
-        and a.dtype == b.dtype == torch.promote_types(x.dtype, torch.float32)
-        and a.ndim == b.ndim == 2
-        and all(len(c) and groups % len(c) == 0 for c in (a, b))
-        and 1 <= a.shape[1] <= MAX_DEGREE + 1
-        and b.shape[1] <= MAX_DEGREE
-        and all(t.dtype == x.dtype and t.shape == x.shape for t in like_x)
-        and all(t.device == x.device and t.is_contiguous() for t in given)
-    ):
-        # on the device it would be a wild pointer
-        raise ValueError(
-            f"x and g must be (rows, G, span), a (Ga, m + 1) and b (Gb, n), Ga and Gb divisors of G, m, n <= {MAX_DEGREE}, a and b float32, or float64 if x is, all "
-            "contiguous and on one device; given: "
-            + ", ".join(f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in given)
-        )
-    if not x.numel():
-        return None, None, "", ()
-    width = vector_width(span, x.itemsize, *(t.data_ptr() for t in (x, *like_x)))
-    packs = span // width
-    wide = rows * groups * packs >= WIDE
-    module = jit.load(SOURCE, definitions(x, a, b, width, wide), x.device.index or 0)
-    p = plan(rows, groups, packs, module.multiprocessors, module.threads(name))
-    return (
-        module,
-        p,
-        "qqqiiii" if wide else "iiiiiii",
-        (rows, groups, packs, groups // len(a), groups // len(b), p.group_tile, p.lanes),
+def _is_dense(t: Tensor) -> bool:
+    """Whether t is a contiguous tensor, or a permutation of the dimensions of one."""
+    if t.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(t.stride(), t.shape)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _same_layout(s: Tensor, t: Tensor) -> bool:
+    """Whether tensors of one shape have their elements in the same order in memory."""
+    if s.stride() == t.stride() or not s.numel():
+        return True
+    # the stride of a dimension of size 1 says nothing
+    return all(
+        size == 1 or one == other for size, one, other in zip(s.shape, s.stride(), t.stride())
     )
 
 
-def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """F(x), see the top of this module. x (rows, G, span) -> (rows, G, span)."""
-    module, p, layout, sizes = _prepare("rational_forward", x, a, b)
+def _input_problem(x: Tensor, shape: Shape) -> str:
+    rows, groups, span = shape
+    if x.dtype not in TYPES:
+        return "x must be float16, bfloat16, float32 or float64"
+    if x.numel() != rows * groups * span:
+        return f"x must have rows * G * span = {rows} * {groups} * {span} elements"
+    if not _is_dense(x):
+        return "x must be contiguous, or a permutation of a contiguous tensor"
+    return ""
+
+
+def _gradient_problem(g: Tensor, x: Tensor) -> str:
+    if g.dtype != x.dtype or g.shape != x.shape or g.device != x.device:
+        return "g must have the type, the shape and the device of x"
+    if not _same_layout(g, x):
+        return "g must have the strides of x"
+    return ""
+
+
+def _coefficient_problem(
+    name: str, c: Tensor, x: Tensor, groups: int, fewest: int, most: int
+) -> str:
+    if c.dtype != (torch.float64 if x.dtype == torch.float64 else torch.float32):
+        return f"{name} must be float32, or float64 if x is"
+    if c.ndim != 2 or not fewest <= c.shape[1] <= most:
+        return f"{name} must have two dimensions and {fewest} to {most} columns"
+    if not len(c) or groups % len(c):
+        return f"the rows of {name} must divide the {groups} groups"
+    if c.device != x.device or not c.is_contiguous():
+        return f"{name} must be contiguous and on the device of x"
+    return ""
+
+
+def _check(x: Tensor, a: Tensor, b: Tensor, shape: Shape, g: Tensor | None = None) -> None:
+    """Raises a ValueError for tensors that the kernels would take for wild pointers."""
+    groups = shape[1]
+    problem = (
+        _input_problem(x, shape)
+        or (_gradient_problem(g, x) if g is not None else "")
+        or _coefficient_problem("a", a, x, groups, 1, MAX_DEGREE + 1)
+        or _coefficient_problem("b", b, x, groups, 0, MAX_DEGREE)
+    )
+    if problem:
+        tensors = (x, a, b) if g is None else (x, a, b, g)
+        given = ", ".join(
+            f"{t.dtype} {tuple(t.shape)} of strides {t.stride()} on {t.device}" for t in tensors
+        )
+        raise ValueError(f"{problem}; given: {given}")
+
+
+class _Launch(NamedTuple):
+    """A kernel's module and plan, and the last of its arguments with their layout."""
+
+    module: jit.Module
+    plan: Plan
+    layout: str
+    sizes: tuple[int, ...]
+
+    def run(self, name: str, *pointers: Tensor | int) -> None:
+        grid = (self.plan.tiles, self.plan.parts)
+        layout = "P" * len(pointers) + self.layout
+        self.module.launch(name, grid, self.plan.block, layout, *pointers, *self.sizes)
+
+
+def _prepare(
+    name: str,
+    inputs: tuple[Tensor, ...],
+    a: Tensor,
+    b: Tensor,
+    shape: Shape,
+    input_gradient: bool = True,
+    coefficient_gradients: bool = True,
+) -> _Launch:
+    """Chooses and loads the variant of kernel `name`, and plans its launch.
+
+    Args:
+        name: of the kernel.
+        inputs: x, or x and g.
+        a, b, shape, input_gradient, coefficient_gradients: as for `backward`.
+    """
+    x = inputs[0]
+    rows, groups, span = shape
+    width = vector_width(span, x.itemsize, *(t.data_ptr() for t in inputs))
+    packs = span // width
+    wide = rows * groups * packs >= WIDE
+    macros = definitions(x, a, b, width, wide, input_gradient, coefficient_gradients)
+    module = jit.load(SOURCE, macros, x.device.index or 0)
+    launch_plan = plan(rows, groups, packs, module.multiprocessors, module.threads(name))
+    return _Launch(
+        module,
+        launch_plan,
+        "qqqiiii" if wide else "iiiiiii",
+        (
+            rows,
+            groups,
+            packs,
+            groups // len(a),
+            groups // len(b),
+            launch_plan.group_tile,
+            launch_plan.lanes,
+        ),
+    )
+
+
+def forward(x: Tensor, a: Tensor, b: Tensor, shape: Shape) -> Tensor:
+    """F(x) = P(x) / Q(x), with the coefficients of each element's group.
+
+    Args:
+        x: any rank; float16, bfloat16, float32 or float64; contiguous or a permutation of that.
+        a: numerators (Ga, m + 1), contiguous, float32, or float64 if x is. Ga divides G.
+        b: denominators (Gb, n), likewise.
+        shape: (rows, G, span), as which the memory of x is read, in row-major order.
+
+    Returns:
+        y, like x in shape, type and strides.
+
+    Raises:
+        ValueError: tensors that do not fit.
+    """
+    _check(x, a, b, shape)
     y = torch.empty_like(x)
     if x.numel():
-        module.launch(
-            "rational_forward", (p.tiles, p.parts), p.block, "PPPP" + layout, x, a, b, y, *sizes
-        )
+        _prepare("rational_forward", (x,), a, b, shape).run("rational_forward", x, a, b, y)
     return y
 
 
-def backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients dx (rows, G, span), da (Ga, m + 1), db (Gb, n) for the gradient g of F(x)."""
-    module, p, layout, sizes = _prepare("rational_backward", x, a, b, g)
+def backward(
+    g: Tensor,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    shape: Shape,
+    input_gradient: bool = True,
+    coefficient_gradients: bool = True,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x and of the coefficients. What is not asked for is not computed either.
+
+    Args:
+        g: the gradient of F(x), like x in shape, type and strides.
+        x, a, b, shape: as for `forward`.
+        input_gradient: whether dx is computed.
+        coefficient_gradients: whether da and db are.
+
+    Returns:
+        dx, like x in shape, type and strides; da (Ga, m + 1) and db (Gb, n), like a and b. None in
+        the place of what was not asked for.
+
+    Raises:
+        ValueError: tensors that do not fit.
+    """
+    _check(x, a, b, shape, g)
+    dx = torch.empty_like(x) if input_gradient else None
     if not x.numel():
-        return torch.empty_like(x), torch.zeros_like(a), torch.zeros_like(b)
-    dx, da, db = torch.empty_like(x), torch.empty_like(a), torch.empty_like(b)
-    groups, coefficients = x.shape[1], a.shape[1] + b.shape[1]
-    partial = a.new_empty(groups, coefficients, p.parts)  # (G, m + 1 + n, parts)
-    module.launch(
-        "rational_backward",
-        (p.tiles, p.parts),
-        p.block,
-        "PPPPPP" + layout,
-        g,
-        x,
-        a,
-        b,
-        dx,
-        partial,
-        *sizes,
-    )
-    largest = p.parts * groups // min(len(a), len(b))  # partial sums of one coefficient
+        zeros = (torch.zeros_like(a), torch.zeros_like(b))
+        return (dx, *zeros) if coefficient_gradients else (dx, None, None)
+    if not input_gradient and not coefficient_gradients:
+        return None, None, None
+
+    name = "rational_backward"
+    launch = _prepare(name, (x, g), a, b, shape, input_gradient, coefficient_gradients)
+    dx_pointer = NULL if dx is None else dx
+    if not coefficient_gradients:
+        launch.run(name, g, x, a, b, dx_pointer, NULL)
+        return dx, None, None
+    # (G, m + 1 + n, parts)
+    partial = a.new_empty(shape[1], a.shape[1] + b.shape[1], launch.plan.parts)
+    launch.run(name, g, x, a, b, dx_pointer, partial)
+    return dx, *_finish(launch.module, partial, a, b)
+
+
+def _finish(module: jit.Module, partial: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Adds up the blocks' partial sums (G, m + 1 + n, parts): da like a, db like b."""
+    groups, _, parts = partial.shape
+    da, db = torch.empty_like(a), torch.empty_like(b)
+    a_share, b_share = groups // len(a), groups // len(b)
+    # the partial sums of one coefficient decide how many threads have work
+    block = min(jit.THREADS, _whole_warps(parts * max(a_share, b_share)))
     module.launch(
         "rational_finish",
         (da.numel() + db.numel(), 1),
-        min(jit.THREADS, _ceil(largest, 32) * 32),
+        block,
         "PPPPiiii",
         partial,
         b,
         da,
         db,
-        groups // len(a),
-        groups // len(b),
+        a_share,
+        b_share,
         da.numel(),
-        p.parts,
+        parts,
     )
-    return dx, da, db
+    return da, db
 
 
 @functools.cache
 def available() -> bool:
-    """Whether there is a CUDA device that kernels can be compiled for and loaded on. If there is one but that fails, a warning says why."""
+    """Whether there is a CUDA device for which kernels can be compiled and loaded.
+
+    If there is a device but that fails, a warning says why, once.
+    """
     if not torch.version.cuda or not torch.cuda.is_available():
         return False
+    x, a, b = torch.empty(0, 1, 4), torch.empty(1, 6), torch.empty(1, 4)
+    macros = definitions(x, a, b, width=4, wide=False)
     try:
-        tensors = torch.empty(0, 1, 4), torch.empty(1, 6), torch.empty(1, 4)
-        jit.load(SOURCE, definitions(*tensors, width=4, wide=False), torch.cuda.current_device())
-        return True
-    except (
-        OSError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # not found; does not compile or load; another version's library
+        jit.load(SOURCE, macros, torch.cuda.current_device())
+    # a library that was not found, a source that does not compile or load, and a library of a
+    # version that lacks a function
+    except (OSError, RuntimeError, AttributeError) as error:
         warnings.warn(
             f"katlib's CUDA kernel cannot be used, so the plain PyTorch implementation is: {error}",
             stacklevel=2,
         )
         return False
+    return True

@@ -1,8 +1,10 @@
-"""What the compiler made of a kernel, without a GPU: registers, spills, and instructions per element, read from its machine code (SASS).
+"""What the compiler made of a kernel: registers, spills and instructions per element.
 
-    python -m katlib.cuda.sass                  a table for degrees (5, 4): every element type, every generation of GPUs
+    python -m katlib.cuda.sass
 
-NVRTC compiles for any device; the `cuobjdump` that comes with triton, which torch brings on Linux, reads the result.
+prints a table for degrees (5, 4) with every element type and every generation of GPUs. It needs no
+GPU: NVRTC compiles for any device, and `cuobjdump`, which comes with triton and so with torch on
+Linux, disassembles the result into SASS, the machine code of NVIDIA's GPUs.
 """
 
 import re
@@ -21,60 +23,87 @@ ARCHS = (75, 80, 86, 89, 90, 100, 120)  # T4, A100, RTX 30, RTX 40 and L4, H100,
 
 
 class Kernel(NamedTuple):
-    registers: int  # of a thread
-    spills: int  # bytes of local memory of a thread: stack, spilled registers
-    shared: int  # bytes of shared memory of a block
-    instructions: float  # per element in the main loop; nan if the kernel has no such loop
+    """What one kernel uses."""
+
+    # of a thread
+    registers: int
+    # bytes of local memory of a thread: its stack and its spilled registers
+    spills: int
+    # bytes of shared memory of a block
+    shared: int
+    # for each element in the main loop; nan if the kernel has no loop that stores elements
+    instructions: float
 
 
 def cuobjdump() -> Path | None:
-    """The disassembler's place, or None."""
+    """Where the disassembler is, or None."""
     triton = find_spec("triton")
-    path = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump" if triton else None
-    return path if path and path.exists() else None
+    if not triton or not triton.origin:
+        return None
+    path = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump"
+    return path if path.exists() else None
 
 
 def main_loop(sass: str) -> list[str]:
-    """The instructions of the innermost loop that loads from global memory and stores to it. Code out of line is not in it."""
+    """The instructions of the innermost loop that loads from global memory and stores to it.
+
+    Code out of line, to which the loop jumps and from which it is jumped back into, is left out.
+
+    Args:
+        sass: one kernel, as cuobjdump prints it.
+    """
     code = [
-        (int(address, 16), text)
-        for address, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", sass)
+        (int(address, 16), instruction)
+        for address, instruction in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", sass)
     ]
     loops = []
-    for end, text in code:
-        jump = re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", text)
-        if jump and int(jump[1], 16) < end:
-            body = [
-                t
-                for address, t in code
-                if int(jump[1], 16) <= address <= end and not re.match(r"NOP\b", t)
-            ]
-            if any("LDG" in t for t in body) and any("STG" in t for t in body):
-                loops.append(body)
+    for end, instruction in code:
+        # a loop ends with a jump backwards
+        jump = re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", instruction)
+        if not jump or int(jump[1], 16) >= end:
+            continue
+        start = int(jump[1], 16)
+        body = [text for address, text in code if start <= address <= end]
+        body = [text for text in body if not re.match(r"NOP\b", text)]
+        if any("LDG" in text for text in body) and any("STG" in text for text in body):
+            loops.append(body)
     return min(loops, key=len, default=[])
 
 
+def _disassemble(cubin: Path, option: str) -> str:
+    program = cuobjdump()
+    if program is None:
+        raise OSError("cuobjdump, which comes with the triton wheel, was not found")
+    return subprocess.run(
+        [program, option, cubin], check=True, capture_output=True, text=True
+    ).stdout
+
+
 def inspect(cubin: bytes, elements: int) -> dict[str, Kernel]:
-    """All kernels of a cubin by name; each store of their main loops is of so many elements."""
+    """All kernels of a cubin, by name.
+
+    Args:
+        cubin: machine code, from `katlib.cuda.jit.compile`.
+        elements: how many elements each store of the main loop writes.
+
+    Raises:
+        OSError: there is no cuobjdump here.
+    """
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        run = lambda option: (
-            subprocess.run(
-                [cuobjdump(), option, file.name], check=True, capture_output=True, text=True
-            ).stdout
-        )
-        usage, sass = run("--dump-resource-usage"), run("--dump-sass")
+        usage = _disassemble(Path(file.name), "--dump-resource-usage")
+        sass = _disassemble(Path(file.name), "--dump-sass")
     loops = {part.split()[0]: main_loop(part) for part in sass.split("Function : ")[1:]}
     kernels = {}
-    for name, text in re.findall(r"Function (\w+):\s*(.*)", usage):
-        used = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", text)}
-        stores = sum("STG" in instruction for instruction in loops[name]) * elements
+    for name, line in re.findall(r"Function (\w+):\s*(.*)", usage):
+        used = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
+        stored = elements * sum("STG" in instruction for instruction in loops[name])
         kernels[name] = Kernel(
-            used["REG"],
-            used["STACK"] + used["LOCAL"],
-            used["SHARED"],
-            len(loops[name]) / stores if stores else float("nan"),
+            registers=used["REG"],
+            spills=used["STACK"] + used["LOCAL"],
+            shared=used["SHARED"],
+            instructions=len(loops[name]) / stored if stored else float("nan"),
         )
     return kernels
 
@@ -85,30 +114,51 @@ def measure(
     degrees: tuple[int, int] = (5, 4),
     width: int = 0,
     wide: bool = False,
+    input_gradient: bool = True,
+    coefficient_gradients: bool = True,
 ) -> tuple[dict[str, Kernel], float]:
-    """rational.cu's kernels for this element type, with 16-byte loads unless `width` is given, and the seconds that NVRTC took."""
+    """Compiles rational.cu and looks at the result.
+
+    Args:
+        dtype: of the elements.
+        arch: compute capability; 90 is 9.0.
+        degrees: (m, n), of numerator and denominator.
+        width: elements in a load; 0 stands for 16 bytes of them.
+        wide: whether offsets have 64 bits.
+        input_gradient, coefficient_gradients: what the backward kernel computes.
+
+    Returns:
+        The kernels by name, and the seconds that NVRTC took.
+
+    Raises:
+        OSError: there is no NVRTC or no cuobjdump here.
+    """
     m, n = degrees
+    x = torch.empty(0, 1, 1, dtype=dtype)
+    a, b = torch.empty(1, m + 1), torch.empty(1, n)
     width = width or vector_width(16, dtype.itemsize)
-    macros = definitions(
-        torch.empty(0, 1, 1, dtype=dtype), torch.empty(1, m + 1), torch.empty(1, n), width, wide
-    )
+    macros = definitions(x, a, b, width, wide, input_gradient, coefficient_gradients)
     start = time.perf_counter()
     cubin = jit.compile(SOURCE, dict(macros), arch)
-    return inspect(cubin, width), time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return inspect(cubin, width), seconds
+
+
+def _columns(kernel: Kernel) -> str:
+    return f"{kernel.instructions:19.1f} {kernel.registers:4} {kernel.spills:7}"
 
 
 def main() -> None:
-    print(
-        f"{'type':9} {'device':6}   forward: instr/elem  reg  spills   backward: instr/elem  reg  spills   compiled in"
-    )
+    """Prints the table."""
+    title = "instr/elem  reg  spills"
+    print(f"{'type':9} {'device':6}   forward: {title}   backward: {title}   compiled in")
     for dtype in TYPES:
         for arch in sorted({*ARCHS} & {*jit.architectures()}):
             kernels, seconds = measure(dtype, arch)
-            columns = [
-                f"{k.instructions:19.1f} {k.registers:4} {k.spills:7}"
-                for k in (kernels["rational_forward"], kernels["rational_backward"])
-            ]
-            print(f"{str(dtype)[6:]:9} sm_{arch:<4} {columns[0]}   {columns[1]} {seconds:10.2f} s")
+            forward = _columns(kernels["rational_forward"])
+            backward = _columns(kernels["rational_backward"])
+            name = str(dtype).removeprefix("torch.")
+            print(f"{name:9} sm_{arch:<4} {forward}   {backward} {seconds:10.2f} s")
 
 
 if __name__ == "__main__":

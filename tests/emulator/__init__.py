@@ -1,8 +1,10 @@
-"""Runs katlib's CUDA sources on the CPU: g++ and emulator.h in the place of NVRTC and the driver.
+"""Runs katlib's CUDA sources on the CPU: g++ and emulator.h take the place of NVRTC and the driver.
 
-`Emulated` stands in for `katlib.cuda.jit.load`, so that the tests go through the real host code: the choice of a variant, the launch
-plan, the packing of arguments. It watches what a GPU would not tell: results hold NaN until they are written, and have margins in
-which nothing may be written; every kernel runs twice, its threads and blocks in opposite orders, with the same bits each time.
+`Emulated` stands in for what `katlib.cuda.jit.load` returns, so the tests go through the real host
+code: the choice of a variant, the launch plan, the packing of arguments. It also checks what a GPU
+would not tell. Results hold NaN until they are written, and have margins in which nothing may be
+written. Every kernel runs twice, with its threads and blocks in opposite orders, and must give the
+same bits both times.
 """
 
 import contextlib
@@ -20,62 +22,34 @@ from unittest import mock
 import torch
 
 from katlib.cuda import jit
+from katlib.files import write_whole
 
 HERE = Path(__file__).parent
-FLAGS = os.environ.get(
-    "KATLIB_EMULATOR_FLAGS", "-O1"
-).split()  # e.g. -O1 -g -fsanitize=address,undefined
-BUILT = (
-    Path(tempfile.gettempdir()) / f"katlib-emulator-{os.getuid() if hasattr(os, 'getuid') else 0}"
-)
-MARGIN = 64  # elements in front of and behind each result
+# for example -O1 -g -fsanitize=address,undefined
+FLAGS = os.environ.get("KATLIB_EMULATOR_FLAGS", "-O1").split()
+USER = os.getuid() if hasattr(os, "getuid") else 0
+BUILT = Path(tempfile.gettempdir()) / f"katlib-emulator-{USER}"
+# elements before and after each result
+MARGIN = 64
 
 
 def build(source: Path, definitions: dict[str, object]) -> ctypes.CDLL:
-    """The source as a shared library; kept between runs under a hash of all that it is made from."""
-    kernels = re.findall(
-        r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)", source.read_text()
-    )
-    program = f'#include "emulator.h"\n#include "{source}"\nEMULATOR_ENTRY({" ".join(f"KERNEL({name})" for name in kernels)})\n'
+    """The source as a shared library, kept between runs under a hash of all that goes into it."""
+    text = source.read_text()
+    kernel = r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\(\))*\)\s+)?(\w+)"
+    entries = " ".join(f"KERNEL({name})" for name in re.findall(kernel, text))
+    program = f'#include "emulator.h"\n#include "{source}"\nEMULATOR_ENTRY({entries})\n'
     options = [
-        "-std=c++20",
-        "-shared",
-        "-fPIC",
-        "-Wall",
-        "-Wno-unknown-pragmas",
-        "-Werror",
-        *FLAGS,
+        *("-std=c++20", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Werror", *FLAGS),
         f"-DTHREADS={jit.THREADS}",
         *(f"-D{name}={value}" for name, value in definitions.items()),
     ]
-    parts = [
-        *kernels,
-        *options,
-        *(
-            path.read_text()
-            for path in [source, *sorted([*HERE.glob("*.h"), *source.parent.glob("*.cuh")])]
-        ),
-    ]
+    headers = sorted([*HERE.glob("*.h"), *source.parent.glob("*.cuh")])
+    parts = [entries, *options, text, *(path.read_text() for path in headers)]
     target = BUILT / (hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24] + ".so")
     if not target.exists():
         BUILT.mkdir(exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=BUILT) as folder:
-            built = Path(folder) / "kernel.so"
-            command = [
-                "g++",
-                *options,
-                f"-I{HERE}",
-                f"-I{source.parent}",
-                "-o",
-                built,
-                "-x",
-                "c++",
-                "-",
-            ]
-            result = subprocess.run(command, input=program, text=True, capture_output=True)
-            if result.returncode:
-                raise RuntimeError(result.stderr)
-            built.replace(target)
+        _compile(program, [*options, f"-I{HERE}", f"-I{source.parent}"], target)
     library = ctypes.CDLL(str(target))
     library.emulate.restype = ctypes.c_char_p
     library.emulate.argtypes = [
@@ -88,46 +62,77 @@ def build(source: Path, definitions: dict[str, object]) -> ctypes.CDLL:
     return library
 
 
-class Emulated:
-    """What `jit.Module` is on a device, for a device of few multiprocessors, so that even small tensors make threads stride."""
+def _compile(program: str, options: list[str], target: Path) -> None:
+    with write_whole(target) as temporary:
+        command = ["g++", *options, "-o", str(temporary), "-x", "c++", "-"]
+        result = subprocess.run(command, input=program, text=True, capture_output=True)
+        if result.returncode:
+            raise RuntimeError(result.stderr)
 
-    def __init__(self, library: ctypes.CDLL, multiprocessors: int, threads: int, ordered: bool):
-        self.library, self.multiprocessors, self.resident, self.ordered = (
-            library,
-            multiprocessors,
-            threads,
-            ordered,
-        )
-        self.launches = []
+
+class Emulated:
+    """Stands in for `jit.Module`, as a device that may have few multiprocessors and threads.
+
+    Args:
+        library: from `build`.
+        multiprocessors: of the device. With few of them, even small tensors make threads stride.
+        threads: that a multiprocessor holds at once.
+        ordered: whether results must not depend on the order in which threads and blocks run.
+        launched: a list that collects the names of the kernels.
+    """
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        multiprocessors: int,
+        threads: int,
+        ordered: bool,
+        launched: list[str] | None = None,
+    ):
+        self.library = library
+        self.launched = [] if launched is None else launched
+        self.multiprocessors = multiprocessors
+        self.resident = threads
+        self.ordered = ordered
 
     def threads(self, name: str) -> int:
         return self.resident
 
     def launch(self, name: str, grid: tuple[int, int], block: int, layout: str, *arguments) -> None:
-        # what cuLaunchKernel allows, and what katlib's kernels take for granted
-        assert (
-            1 <= grid[0] < 2**31
-            and 1 <= grid[1] <= 65535
-            and 32 <= block <= jit.THREADS
-            and block % 32 == 0
-        )
+        self.launched.append(name)
+        _check_launch(grid, block)
         tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
-        parameters = struct.pack(
-            layout, *[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
-        )
-        before, after = [t.clone() for t in tensors], []
+        values = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+        parameters = struct.pack(layout, *values)
+        before = [_memory(t).clone() for t in tensors]
+        results = []
         for backwards in (0, 1) if self.ordered else (0,):
             for tensor, start in zip(tensors, before):
-                tensor.copy_(start)
-            if message := self.library.emulate(
+                _memory(tensor).copy_(start)
+            message = self.library.emulate(
                 name.encode(), *grid, block, backwards, parameters, len(parameters)
-            ):
+            )
+            if message:
                 raise RuntimeError(f"{name}: {message.decode()}")
-            after.append([t.clone() for t in tensors])
-        if self.ordered and not all(same_bits(first, second) for first, second in zip(*after)):
+            results.append([_memory(t).clone() for t in tensors])
+        if not all(same_bits(first, last) for first, last in zip(results[0], results[-1])):
             raise RuntimeError(
                 f"{name}: the result depends on the order in which threads or blocks run"
             )
+
+
+def _check_launch(grid: tuple[int, int], block: int) -> None:
+    # what cuLaunchKernel allows
+    assert 1 <= grid[0] < 2**31
+    assert 1 <= grid[1] <= 65535
+    # what katlib's kernels take for granted
+    assert 32 <= block <= jit.THREADS
+    assert block % 32 == 0
+
+
+def _memory(t: torch.Tensor) -> torch.Tensor:
+    """The elements of a dense tensor in the order of its memory."""
+    return t.as_strided((t.numel(),), (1,))
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -137,7 +142,11 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @contextlib.contextmanager
 def emulation(multiprocessors: int = 2, threads: int = 512, ordered: bool = True):
-    """Inside, katlib.cuda computes on CPU tensors. `ordered`: results must not depend on the order in which threads run."""
+    """Inside, katlib.cuda computes on CPU tensors, on a device as described for `Emulated`.
+
+    Gives the list of the kernels that have been launched, by name.
+    """
+    launched: list[str] = []
     margins = []
 
     def guarded(shape, dtype: torch.dtype) -> torch.Tensor:
@@ -146,14 +155,22 @@ def emulation(multiprocessors: int = 2, threads: int = 512, ordered: bool = True
         margins.append((whole[:MARGIN], whole[MARGIN + size :]))
         return whole[MARGIN : MARGIN + size].view(shape)
 
+    def empty_like(t: torch.Tensor) -> torch.Tensor:
+        # for dense tensors, torch.empty_like keeps the strides
+        return guarded(t.shape, t.dtype).as_strided(t.shape, t.stride())
+
+    def new_empty(t: torch.Tensor, *shape: int) -> torch.Tensor:
+        return guarded(shape, t.dtype)
+
     def load(source, definitions, index):
-        return Emulated(build(source, dict(definitions)), multiprocessors, threads, ordered)
+        library = build(source, dict(definitions))
+        return Emulated(library, multiprocessors, threads, ordered, launched)
 
     with (
         mock.patch.object(jit, "load", load),
-        mock.patch.object(torch, "empty_like", lambda t: guarded(t.shape, t.dtype)),
-        mock.patch.object(torch.Tensor, "new_empty", lambda t, *shape: guarded(shape, t.dtype)),
+        mock.patch.object(torch, "empty_like", empty_like),
+        mock.patch.object(torch.Tensor, "new_empty", new_empty),
     ):
-        yield
+        yield launched
     if not all(margin.isnan().all() for pair in margins for margin in pair):
         raise RuntimeError("a kernel wrote outside its result")

@@ -1,1 +1,2 @@
-#include "emulator.h"      // the type is in there; the kernel asks for this header by its name
+// The kernels include this header by its name; the type itself is in emulator.h.
+#include "emulator.h"

@@ -1,9 +1,10 @@
-// CUDA on a CPU, as much of it as katlib's kernels use: compiles their real sources, unchanged, with g++.
+// As much of CUDA on a CPU as katlib's kernels use, so that g++ compiles their sources unchanged.
 //
-// A block's threads are fibers of one CPU thread. Each runs until it meets a barrier or a shuffle and goes on when all those that have
-// to meet there have come. The order in which they run is chosen from outside: a missing __syncthreads() shows, every time, as a result
-// that depends on it. Blocks run one after the other. Shared memory holds NaN when a block starts. A barrier that some threads never
-// reach, or a shuffle in an incomplete warp, is an error.
+// The threads of a block are fibers of one CPU thread. Each runs until it reaches a barrier or a
+// shuffle, and continues when all threads that must meet there have arrived. The caller chooses the
+// order in which they run, so a missing __syncthreads() always shows: the result depends on that
+// order. Blocks run one after the other. Shared memory holds NaN when a block starts. A barrier
+// that some threads never reach is an error, and so is a shuffle in an incomplete warp.
 #pragma once
 #include <ucontext.h>
 
@@ -21,7 +22,8 @@
 #define __device__
 #define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("shared_memory")))
-extern char __start_shared_memory[] __attribute__((weak, visibility("hidden"))), __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
+#define LINKER_SYMBOL __attribute__((weak, visibility("hidden")))
+extern char __start_shared_memory[] LINKER_SYMBOL, __stop_shared_memory[] LINKER_SYMBOL;
 
 struct Dim { unsigned x, y, z; };
 inline Dim gridDim, blockDim, blockIdx, threadIdx;
@@ -33,7 +35,8 @@ struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack{new char[STACK]};
     State state;
-    uint64_t slot;                                  // what this thread hands to the others of its warp
+    // what this thread shows to the other threads of its warp
+    uint64_t slot;
     static constexpr size_t STACK = 1 << 16;
 };
 inline std::vector<Fiber> fibers;
@@ -51,9 +54,13 @@ inline void start() {
     wait(DONE);
 }
 
-inline void run_block(bool backwards) {
-    const unsigned threads = blockDim.x;
-    if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+// All bits set is NaN in every floating-point type.
+inline void fill_shared_memory_with_nan() {
+    if (!__start_shared_memory) return;
+    memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+}
+
+inline void create_fibers(unsigned threads) {
     if (fibers.size() < threads) fibers = std::vector<Fiber>(threads);
     for (unsigned t = 0; t < threads; t++) {
         Fiber &fiber = fibers[t];
@@ -64,45 +71,72 @@ inline void run_block(bool backwards) {
         fiber.context.uc_link = nullptr;
         makecontext(&fiber.context, start, 0);
     }
-    for (;;) {
-        for (unsigned i = 0; i < threads; i++) {
-            const unsigned t = backwards ? threads - 1 - i : i;
-            if (fibers[t].state != RUNNING) continue;
-            current = t;
-            threadIdx = {t, 0, 0};
-            swapcontext(&scheduler, &fibers[t].context);
-        }
-        unsigned done = 0, waiting = 0;
-        bool progress = false;
-        for (unsigned warp = 0; warp < threads; warp += 32) {
-            unsigned shuffling = 0;
-            for (unsigned t = warp; t < warp + 32 && t < threads; t++) {
-                done += fibers[t].state == DONE, waiting += fibers[t].state == AT_BARRIER, shuffling += fibers[t].state == AT_SHUFFLE;
-            }
-            if (shuffling < 32) continue;
-            for (unsigned t = warp; t < warp + 32; t++) fibers[t].state = RUNNING;
-            progress = true;
-        }
-        if (done == threads) return;
-        if (waiting == threads) for (unsigned t = 0; t < threads; t++) fibers[t].state = RUNNING, progress = true;
-        if (!progress) throw std::runtime_error("deadlock: not all threads reach a barrier or a shuffle");
+}
+
+// Runs every thread that can run, until it waits or is done.
+inline void run_fibers(unsigned threads, bool backwards) {
+    for (unsigned i = 0; i < threads; i++) {
+        const unsigned t = backwards ? threads - 1 - i : i;
+        if (fibers[t].state != RUNNING) continue;
+        current = t;
+        threadIdx = {t, 0, 0};
+        swapcontext(&scheduler, &fibers[t].context);
     }
 }
 
-// Calls a kernel with arguments that lie in memory one after the other, as in the parameter buffer of cuLaunchKernel.
+// How many of the threads from `first` to before `last` are in this state.
+inline unsigned count(State state, unsigned first, unsigned last) {
+    unsigned found = 0;
+    for (unsigned t = first; t < last; t++) found += fibers[t].state == state;
+    return found;
+}
+
+// Lets those threads run again that have all met: the lanes of a warp at a shuffle, and all threads
+// at a barrier. Returns whether there were any.
+inline bool release_fibers(unsigned threads) {
+    bool released = false;
+    for (unsigned warp = 0; warp + 32 <= threads; warp += 32) {
+        if (count(AT_SHUFFLE, warp, warp + 32) < 32) continue;
+        for (unsigned t = warp; t < warp + 32; t++) fibers[t].state = RUNNING;
+        released = true;
+    }
+    if (count(AT_BARRIER, 0, threads) == threads) {
+        for (unsigned t = 0; t < threads; t++) fibers[t].state = RUNNING;
+        released = true;
+    }
+    return released;
+}
+
+inline void run_block(bool backwards) {
+    const unsigned threads = blockDim.x;
+    fill_shared_memory_with_nan();
+    create_fibers(threads);
+    for (;;) {
+        run_fibers(threads, backwards);
+        if (count(DONE, 0, threads) == threads) return;
+        if (!release_fibers(threads))
+            throw std::runtime_error("deadlock: not all threads reach a barrier or a shuffle");
+    }
+}
+
+// Calls a kernel with arguments that lie in memory one after the other, as in the parameter buffer
+// of cuLaunchKernel.
 template <typename... A> void call(void (*kernel)(A...), const char *parameters, size_t size) {
     size_t at = 0;
     auto next = [&]<typename T>(T *) {
         at = (at + alignof(T) - 1) / alignof(T) * alignof(T);
         T value;
-        if (at + sizeof(T) > size) throw std::runtime_error("the kernel takes more arguments than it was given");
+        if (at + sizeof(T) > size)
+            throw std::runtime_error("the kernel takes more arguments than it was given");
         memcpy(&value, parameters + at, sizeof(T));
         at += sizeof(T);
         return value;
     };
-    static std::tuple<A...> arguments;              // in braces, the arguments are taken from left to right
+    static std::tuple<A...> arguments;
+    // the braces matter: inside them, the arguments are evaluated from left to right
     arguments = std::tuple<A...>{next((A *)nullptr)...};
-    if (at != size) throw std::runtime_error("the kernel takes fewer arguments than it was given");
+    if (at != size)
+        throw std::runtime_error("the kernel takes fewer arguments than it was given");
     static void (*function)(A...);
     function = kernel;
     body = [] { std::apply(function, arguments); };
@@ -120,16 +154,21 @@ template <typename T> T exchange(T value, unsigned mask, int other) {
 }
 
 inline void __syncthreads() { emulator::wait(emulator::AT_BARRIER); }
-template <typename T> T __shfl_down_sync(unsigned mask, T value, int by) { return emulator::exchange(value, mask, threadIdx.x % 32 + by); }
-template <typename T> T __shfl_xor_sync(unsigned mask, T value, int by) { return emulator::exchange(value, mask, threadIdx.x % 32 ^ by); }
+template <typename T> T __shfl_down_sync(unsigned mask, T value, int by) {
+    return emulator::exchange(value, mask, threadIdx.x % 32 + by);
+}
+template <typename T> T __shfl_xor_sync(unsigned mask, T value, int by) {
+    return emulator::exchange(value, mask, threadIdx.x % 32 ^ by);
+}
+// There is only one CPU thread, so nothing can happen between the two lines.
 template <typename T> T atomicAdd(T *address, T value) {
     const T old = *address;
-    *address = old + value;                         // one CPU thread: nothing comes between
+    *address = old + value;
     return old;
 }
 inline float __fdividef(float a, float b) { return a / b; }
 
-// The two half types: rounded to the nearest, ties to even, as the hardware does.
+// The two half types. Numbers are rounded to nearest, ties to even, as the hardware does.
 inline uint32_t bits_of(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 inline float float_of(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
 
@@ -149,35 +188,52 @@ struct __half {
     explicit __half(float f) {
         const uint32_t sign = bits_of(f) >> 16 & 0x8000;
         const float z = std::fabs(f);
-        if (!(z < 65520)) bits = sign | (f != f ? 0x7fff : 0x7c00);                                     // NaN, infinity
-        else if (z < 0x1p-14f) bits = sign | uint32_t(std::nearbyint(z * 0x1p24f));                     // subnormal
-        else {
+        if (!(z < 65520)) {
+            // NaN or infinity
+            bits = sign | (f != f ? 0x7fff : 0x7c00);
+        } else if (z < 0x1p-14f) {
+            // subnormal
+            bits = sign | uint32_t(std::nearbyint(z * 0x1p24f));
+        } else {
             const uint32_t u = bits_of(z);
             bits = sign | (((u + 0xfff + (u >> 13 & 1)) >> 13) - (112 << 10));
         }
     }
     operator float() const {
         const uint32_t exponent = bits >> 10 & 31, fraction = bits & 1023;
-        const float z = exponent == 31 ? (fraction ? NAN : INFINITY)
-                      : exponent ? float_of((exponent + 112) << 23 | fraction << 13) : fraction * 0x1p-24f;
+        float z;
+        if (exponent == 31) z = fraction ? NAN : INFINITY;
+        else if (exponent) z = float_of((exponent + 112) << 23 | fraction << 13);
+        else z = fraction * 0x1p-24f;
         return bits & 0x8000 ? -z : z;
     }
 };
 
-// One entry for Python: runs the kernel of that name; returns an error message or null.
+// The entry for Python, made of one KERNEL(name) for each kernel of the source. It runs the kernel
+// of the given name, and returns an error message or null.
+namespace emulator {
+inline void run_grid(unsigned grid_x, unsigned grid_y, unsigned block, bool backwards) {
+    gridDim = {grid_x, grid_y, 1};
+    blockDim = {block, 1, 1};
+    for (unsigned y = 0; y < grid_y; y++) {
+        for (unsigned x = 0; x < grid_x; x++) {
+            blockIdx = backwards ? Dim{grid_x - 1 - x, grid_y - 1 - y, 0} : Dim{x, y, 0};
+            run_block(backwards);
+        }
+    }
+}
+}
+
 #define KERNEL(kernel) if (name == #kernel) emulator::call(kernel, parameters, size); else
 #define EMULATOR_ENTRY(...) \
-    extern "C" const char *emulate(const char *kernel, unsigned grid_x, unsigned grid_y, unsigned block, int backwards, \
-                                   const char *parameters, size_t size) { \
+    extern "C" const char *emulate(const char *kernel, unsigned grid_x, unsigned grid_y, \
+                                   unsigned block, int backwards, const char *parameters, \
+                                   size_t size) { \
         static std::string message; \
         try { \
             const std::string name = kernel; \
             __VA_ARGS__ throw std::runtime_error("no such kernel"); \
-            gridDim = {grid_x, grid_y, 1}, blockDim = {block, 1, 1}; \
-            for (unsigned y = 0; y < grid_y; y++) for (unsigned x = 0; x < grid_x; x++) { \
-                blockIdx = backwards ? Dim{grid_x - 1 - x, grid_y - 1 - y, 0} : Dim{x, y, 0}; \
-                emulator::run_block(backwards); \
-            } \
+            emulator::run_grid(grid_x, grid_y, block, backwards); \
             return nullptr; \
         } catch (const std::exception &error) { \
             message = error.what(); \

@@ -1,12 +1,12 @@
-"""The CUDA backend on a real device. Everything here needs one; tests/test_emulator.py and tests/test_sass.py are what can be checked without.
+"""The CUDA backend on a real device. tests/emulator and test_sass.py are what can run without one.
 
     python -m pytest -m gpu tests
 
-NVIDIA's compute-sanitizer, with an allocation of its own for each tensor so that it sees where one ends:
+NVIDIA's compute-sanitizer finds wrong accesses if each tensor has an allocation of its own, so that
+it sees where one ends. With TOOL one of memcheck, racecheck and initcheck:
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck  --error-exitcode 1 python -m pytest -m gpu tests/test_gpu.py -k "hostile or ladder"
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool racecheck --error-exitcode 1 python -m pytest -m gpu tests/test_gpu.py -k "hostile or ladder"
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool initcheck --error-exitcode 1 python -m pytest -m gpu tests/test_gpu.py -k "hostile or ladder"
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool TOOL --error-exitcode 1 \\
+        python -m pytest -m gpu tests/unit/test_gpu.py -k "hostile or ladder"
 """
 
 import threading
@@ -25,21 +25,30 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
-LIMIT = 16  # rounding errors in units of the absolute terms; the approximate reciprocal has one more than the emulator's
+# Rounding errors in units of the absolute terms. The approximate reciprocal has one more than the
+# emulator's.
+LIMIT = 16
+EPS = torch.finfo(torch.float32).eps
 
 
 def on(device, *tensors):
     return tuple(t.to(device) for t in tensors)
 
 
-def run(g, x, a, b):
-    return katlib.cuda.forward(x, a, b), *katlib.cuda.backward(g, x, a, b)
+def run(g, x, a, b, input_gradient=True, coefficient_gradients=True):
+    asked = input_gradient, coefficient_gradients
+    gradients = katlib.cuda.backward(g, x, a, b, x.shape, *asked)
+    return katlib.cuda.forward(x, a, b, x.shape), *gradients
 
 
-def check(*tensors, limit=LIMIT):
-    worst = errors(run(*tensors), *tensors)
-    assert max(worst.values()) < limit, worst
+def check(*tensors, asked=(True, True)):
+    worst = errors(run(*tensors, *asked), *tensors)
+    assert max(worst.values()) < LIMIT, worst
     return worst
+
+
+def same(results, others):
+    return all(same_bits(one, other) for one, other in zip(results, others))
 
 
 def test_available():
@@ -47,15 +56,11 @@ def test_available():
 
 
 def test_compiles_in_two_seconds():
-    start = time.perf_counter()
+    _, *tensors = data(1, 1, 8, dtype=torch.bfloat16)
+    macros = dict(katlib.cuda.definitions(*tensors, width=8, wide=False))
     major, minor = torch.cuda.get_device_capability()
-    jit.compile(
-        katlib.cuda.SOURCE,
-        dict(
-            katlib.cuda.definitions(*data(1, 1, 8, dtype=torch.bfloat16)[1:], width=8, wide=False)
-        ),
-        10 * major + minor,
-    )
+    start = time.perf_counter()
+    jit.compile(katlib.cuda.SOURCE, macros, 10 * major + minor)
     assert time.perf_counter() - start < 2
 
 
@@ -86,9 +91,38 @@ def test_every_type_and_hostile_shapes(dtype, rows, groups, span):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("a_share, b_share", [(8, 1), (1, 8), (2, 4), (8, 8)])
-def test_hostile_shares(dtype, a_share, b_share):
-    for shape in ((257, 8, 24), (40, 64, 7), (2, 8, 1001), (5000, 8, 384)):
-        check(*on("cuda", *data(*shape, dtype=dtype, a_share=a_share, b_share=b_share)))
+@pytest.mark.parametrize(
+    "shape", [(257, 8, 24), (40, 64, 7), (2, 8, 1001), (5000, 8, 384)], ids=str
+)
+def test_hostile_shares(dtype, a_share, b_share, shape):
+    check(*on("cuda", *data(*shape, dtype=dtype, a_share=a_share, b_share=b_share)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("asked", [(True, False), (False, True)], ids=["input", "coefficients"])
+@pytest.mark.parametrize("shape", [(257, 8, 24), (40, 51, 7), (5000, 8, 384)], ids=str)
+def test_hostile_shapes_of_one_gradient_alone(dtype, asked, shape):
+    check(*on("cuda", *data(*shape, dtype=dtype)), asked=asked)
+
+
+@pytest.mark.parametrize("asked", [(True, False), (False, True)], ids=["input", "coefficients"])
+def test_one_gradient_alone_has_the_same_bits(asked):
+    tensors = on("cuda", *data(5000, 8, 24, dtype=torch.bfloat16))
+    alone, both = run(*tensors, *asked), run(*tensors)
+    assert all(one is None or same_bits(one, other) for one, other in zip(alone, both))
+
+
+def test_channels_last_is_read_as_it_is():
+    x, g = torch.randn(2, 16, 8, 14, 14, device="cuda")
+    x, g = (t.contiguous(memory_format=torch.channels_last) for t in (x, g))
+    _, _, a, b = on("cuda", *data(1, 2, 1))
+    shape = 16 * 14 * 14, 2, 4
+    y = katlib.cuda.forward(x, a, b, shape)
+    dx, da, db = katlib.cuda.backward(g, x, a, b, shape)
+    assert y.stride() == dx.stride() == x.stride()
+    flat_g, flat_x, flat_y, flat_dx = (t.permute(0, 2, 3, 1).reshape(shape) for t in (g, x, y, dx))
+    worst = errors((flat_y, flat_dx, da, db), flat_g, flat_x, a, b)
+    assert max(worst.values()) < LIMIT, worst
 
 
 @pytest.mark.parametrize("m, n", [(0, 0), (0, 4), (5, 0), (1, 1), (3, 2), (7, 6), (8, 8)])
@@ -104,9 +138,8 @@ def test_hostile_zeros():
 @pytest.mark.parametrize("offset", range(1, 8))
 def test_hostile_addresses(offset):
     g, x, a, b = on("cuda", *data(40, 2, 16, dtype=torch.bfloat16))
-    shifted = (
-        torch.empty(x.numel() + offset, dtype=x.dtype, device="cuda")[offset:].view_as(x).copy_(x)
-    )
+    room = torch.empty(x.numel() + offset, dtype=x.dtype, device="cuda")
+    shifted = room[offset:].view_as(x).copy_(x)
     check(g, shifted, a, b)
     check(shifted, x, a, b)
 
@@ -114,32 +147,36 @@ def test_hostile_addresses(offset):
 @pytest.mark.parametrize("shape", [(0, 3, 7), (4, 3, 0)], ids=str)
 def test_empty(shape):
     y, dx, da, db = run(*on("cuda", *data(*shape)))
-    assert y.shape == dx.shape == shape and not da.any() and not db.any()
+    assert y.shape == dx.shape == shape
+    assert not da.any() and not db.any()
 
 
-def test_64_bit_offsets(monkeypatch):
+@pytest.mark.parametrize("shape", [(257, 8, 24), (40, 51, 7), (2, 3, 4104)], ids=str)
+def test_64_bit_offsets(monkeypatch, shape):
     monkeypatch.setattr(katlib.cuda, "WIDE", 1)
-    for shape in ((257, 8, 24), (40, 51, 7), (2, 3, 4104)):
-        check(*on("cuda", *data(*shape)))
+    check(*on("cuda", *data(*shape)))
 
 
-def test_huge_inputs_stay_finite():
-    for dtype, largest in ((torch.float16, 65504.0), (torch.float32, 1e6)):
-        for m, n in ((5, 4), (8, 8)):
-            g, x, a, b = data(16, 2, 8, m, n, dtype)
-            a[:, n + 1 :] = 0
-            assert all(t.isfinite().all() for t in run(*on("cuda", g, x.sign() * largest, a, b)))
+@pytest.mark.parametrize("m, n", [(5, 4), (8, 8)])
+@pytest.mark.parametrize("dtype, largest", [(torch.float16, 65504.0), (torch.float32, 1e6)])
+def test_huge_inputs_stay_finite(dtype, largest, m, n):
+    g, x, a, b = data(16, 2, 8, m, n, dtype)
+    a[:, n + 1 :] = 0
+    results = run(*on("cuda", g, x.sign() * largest, a, b))
+    assert all(t.isfinite().all() for t in results)
 
 
-def test_coefficient_gradients_of_25_million_elements():
-    """The goal: an error of 1e-6 of the sum of the absolute terms. Random terms come nowhere near; equal ones are the worst case."""
-    g, x, a, b = on("cuda", *data(16_276, 8, 192))  # 25 million
+@pytest.mark.parametrize("terms", ["random", "equal"])
+def test_coefficient_gradients_of_25_million_elements(terms):
+    """The goal: an error of 1e-6 of the sum of the absolute terms.
+
+    Random terms come nowhere near it; equal ones are the worst case.
+    """
+    g, x, a, b = on("cuda", *data(16_276, 8, 192))
+    if terms == "equal":
+        g, x = (t[:1, :1, :1].expand_as(t).contiguous() for t in (g, x))
     worst = check(g, x, a, b)
-    assert max(worst["da"], worst["db"]) * torch.finfo(torch.float32).eps < 1e-6
-    worst = check(
-        g[:1, :1, :1].expand_as(x).contiguous(), x[:1, :1, :1].expand_as(x).contiguous(), a, b
-    )
-    assert max(worst["da"], worst["db"]) * torch.finfo(torch.float32).eps < 1e-6
+    assert max(worst["da"], worst["db"]) * EPS < 1e-6
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -148,18 +185,16 @@ def test_a_hundred_runs_give_the_same_bits(dtype):
     first = run(*tensors)
     busy = torch.randn(2000, 2000, device="cuda")
     for i in range(100):
-        with torch.cuda.stream(
-            torch.cuda.Stream()
-        ):  # something else on the device, so that blocks come in another order
+        # something else on the device, so that blocks run in another order
+        with torch.cuda.stream(torch.cuda.Stream()):
             busy @ busy
-        assert all(same_bits(one, other) for one, other in zip(run(*tensors), first)), (
-            f"run {i} differs"
-        )
+        assert same(run(*tensors), first), f"run {i} differs"
 
 
 def test_a_cuda_graph_replays():
     g, x, a, b = on("cuda", *data(3000, 8, 24, dtype=torch.bfloat16))
-    run(g, x, a, b)  # compiles, and loads the kernel
+    # this compiles and loads the kernel
+    run(g, x, a, b)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -168,13 +203,14 @@ def test_a_cuda_graph_replays():
         x.copy_(torch.randn_like(x))
         a.copy_(torch.randn_like(a))
         graph.replay()
-        assert all(
-            same_bits(replayed, direct) for replayed, direct in zip(results, run(g, x, a, b))
-        )
+        assert same(results, run(g, x, a, b))
 
 
 def test_the_current_stream_is_used():
-    """The kernel waits for what its own stream does before it, here a second of sleep and then the copy of its input."""
+    """The kernel waits for what its own stream does before it.
+
+    Here that is a second of sleep, and then the copy of the kernel's input.
+    """
     g, x, a, b = on("cuda", *data(3000, 8, 24))
     expected = run(g, x, a, b)
     torch.cuda.synchronize()
@@ -185,7 +221,7 @@ def test_the_current_stream_is_used():
         late.copy_(x)
         results = run(g, late, a, b)
     stream.synchronize()
-    assert all(same_bits(one, other) for one, other in zip(results, expected))
+    assert same(results, expected)
 
 
 def test_a_thread_that_never_used_cuda():
@@ -193,7 +229,8 @@ def test_a_thread_that_never_used_cuda():
     thread = threading.Thread(target=lambda: results.append(run(*tensors)))
     thread.start()
     thread.join()
-    assert results and max(errors(results[0], *tensors).values()) < LIMIT
+    assert results
+    assert max(errors(results[0], *tensors).values()) < LIMIT
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second CUDA device")
@@ -204,7 +241,7 @@ def test_another_device_than_the_current_one():
 
 
 def test_more_than_2_to_the_31_elements():
-    """Over 2^31 elements, and over 2^29 packs, in bfloat16 of a span that allows one element in a load only."""
+    """Also over 2^29 packs: the span, in bfloat16, allows loads of one element only."""
     rows, groups, span = 2**31 // 49 + 3, 7, 7
     if torch.cuda.mem_get_info()[0] < 6 * 2 * rows * groups * span:
         pytest.skip("needs 26 GB of GPU memory")
@@ -226,48 +263,59 @@ def test_more_than_2_to_the_31_elements():
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32), ids=str)
 @pytest.mark.parametrize("stage", ladder.STAGES)
-def test_ladder(stage, dtype):
-    for shape in ((1, 1, 1), (257, 3, 24), (40, 51, 7), (2, 3, 1001), (5000, 8, 24)):
-        g, x, a, b = on("cuda", *data(*shape, dtype=dtype))
-        worst = errors((ladder.forward(x, a, b), *ladder.backward(stage, g, x, a, b)), g, x, a, b)
-        assert max(worst.values()) < 512, (
-            worst
-        )  # atomics: the 40,000 terms of one sum, one after the other
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (257, 3, 24), (40, 51, 7), (2, 3, 1001), (5000, 8, 24)], ids=str
+)
+def test_ladder(stage, dtype, shape):
+    g, x, a, b = on("cuda", *data(*shape, dtype=dtype))
+    worst = errors((ladder.forward(x, a, b), *ladder.backward(stage, g, x, a, b)), g, x, a, b)
+    # atomics: the 40,000 terms of one sum are added one after the other
+    assert max(worst.values()) < 512, worst
+
+
+def value_and_gradients(function, inputs, dim):
+    y = function(*inputs, dim=dim)
+    # the gradient of a sum has stride 0
+    return y, *torch.autograd.grad(y.to(torch.promote_types(y.dtype, torch.float32)).sum(), inputs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_operator(dtype):
-    """What users call: `katlib.rational` on CUDA tensors, other layouts and strides included, against the oracle on the CPU."""
-    real = torch.promote_types(dtype, torch.float32)
-    a, b = (
-        torch.randn(1, 6, dtype=real, device="cuda", requires_grad=True),
-        torch.randn(4, 4, dtype=real, device="cuda", requires_grad=True),
-    )
-    for shape, dim in (((5, 7, 96), -1), ((3, 8, 14, 14), 1), ((96,), 0)):
-        x = torch.randn(shape, dtype=torch.float64).to(dtype)
-        for layout in (x, x.mT.contiguous().mT if x.ndim > 1 else x[:]):
-            inputs = layout.cuda().requires_grad_(), a, b
-            y = katlib.rational(*inputs, dim=dim)
-            got = y, *torch.autograd.grad(y.float().sum(), inputs)  # a gradient of stride 0
-            wide = tuple(t.detach().cpu().double().requires_grad_() for t in inputs)
-            expected = katlib.rational_reference(*wide, dim=dim)
-            for one, other in zip(got, (expected, *torch.autograd.grad(expected.sum(), wide))):
-                tolerance = 32 * torch.finfo(one.dtype).eps
-                torch.testing.assert_close(
-                    one.cpu().double(),
-                    other,
-                    rtol=tolerance,
-                    atol=tolerance * other.abs().max().item(),
-                )
+@pytest.mark.parametrize("shape, dim", [((5, 7, 96), -1), ((3, 8, 14, 14), 1), ((96,), 0)], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_the_operator(dtype, shape, dim, layout):
+    """What users call: `katlib.rational` on CUDA tensors, against the reference on the CPU."""
+    compute = torch.promote_types(dtype, torch.float32)
+    x = torch.randn(shape, dtype=torch.float64).to(dtype)
+    if layout == "transposed" and x.ndim > 1:
+        x = x.mT.contiguous().mT
+    a, b = torch.randn(1, 6, dtype=compute), torch.randn(4, 4, dtype=compute)
+    inputs = tuple(t.cuda().requires_grad_() for t in (x, a, b))
+    wide = tuple(t.double().requires_grad_() for t in (x, a, b))
+    results = value_and_gradients(katlib.rational, inputs, dim)
+    references = value_and_gradients(katlib.rational_reference, wide, dim)
+    for result, reference in zip(results, references):
+        tolerance = 32 * torch.finfo(result.dtype).eps
+        largest = reference.abs().max().item()
+        torch.testing.assert_close(
+            result.cpu().double(), reference, rtol=tolerance, atol=tolerance * largest
+        )
 
 
-def test_gradcheck():
-    x, a, b = (
+@pytest.fixture
+def float64_inputs():
+    shapes = (3, 12), (2, 6), (3, 4)
+    return tuple(
         torch.randn(shape, dtype=torch.float64, device="cuda", requires_grad=True)
-        for shape in ((3, 12), (2, 6), (3, 4))
+        for shape in shapes
     )
-    assert torch.autograd.gradcheck(katlib.rational, (x, a, b))
-    assert torch.autograd.gradgradcheck(katlib.rational, (x, a, b))
+
+
+def test_gradcheck(float64_inputs):
+    assert torch.autograd.gradcheck(katlib.rational, float64_inputs)
+
+
+def test_gradgradcheck(float64_inputs):
+    assert torch.autograd.gradgradcheck(katlib.rational, float64_inputs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

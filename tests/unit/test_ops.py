@@ -1,7 +1,9 @@
-"""`katlib::rational` as an operator: what torch.library, torch.compile, torch.export, autocast and torch.func ask of it."""
+"""`katlib::rational` as an operator.
 
-import subprocess
-import sys
+What torch.library, autograd, torch.compile, torch.export, torch.jit, autocast and torch.func ask.
+"""
+
+import io
 
 import pytest
 import torch
@@ -9,209 +11,139 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import katlib
-from katlib import cpu
-from katlib import ops as operator
-from katlib.ops import reference_backward, reference_forward
+from katlib import ops
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 TINY = dict(img_size=16, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=10)
+FORWARD = torch.ops.katlib.rational.default
+BACKWARD = torch.ops.katlib.rational_backward.default
+NONE_MAPPED_BUT = [
+    (0, 0, 0),
+    (0, None, None),
+    (None, 0, None),
+    (None, None, 0),
+    (0, 0, None),
+    (0, None, 0),
+    (None, 0, 0),
+]
 
 
-def grouped(dtype=torch.float32, rows=3, G=4, span=5, m=5, n=4, requires_grad=True):
-    c = torch.promote_types(dtype, torch.float32)
-    tensors = (
-        torch.randn(rows, G, span).to(dtype),
-        torch.randn(G, m + 1, dtype=c),
-        torch.randn(G, n, dtype=c),
-    )
-    return tuple(t.requires_grad_(requires_grad) for t in tensors)
+def tensors(
+    dtype=torch.float32, shape=(3, 12), groups=(2, 4), m=5, n=4, channels_last=False, grad=True
+):
+    """x, numerator and denominator."""
+    real = torch.promote_types(dtype, torch.float32)
+    x = torch.randn(shape).to(dtype)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    a, b = torch.randn(groups[0], m + 1, dtype=real), torch.randn(groups[1], n, dtype=real)
+    return tuple(t.requires_grad_(grad) for t in (x, a, b))
 
 
+def loss_of(function):
+    return lambda x, a, b: function(x, a, b).square().sum()
+
+
+LOSS, REFERENCE_LOSS = loss_of(katlib.rational), loss_of(katlib.rational_reference)
+
+
+# ---- opcheck
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_opcheck(dtype):
-    torch.library.opcheck(torch.ops.katlib.rational.default, grouped(dtype))
-    torch.library.opcheck(
-        torch.ops.katlib.rational.default, grouped(dtype, rows=0, requires_grad=False)
-    )
-    torch.library.opcheck(
-        torch.ops.katlib.rational_backward.default,
-        (torch.randn(3, 4, 5).to(dtype), *grouped(dtype)),
-    )
-    x, a, b = grouped(dtype)
-    with pytest.raises(ValueError, match="3 and 4 rows of coefficients for 4 groups"):
-        torch.ops.katlib.rational(x, a[:3], b)
-    torch.library.opcheck(
-        torch.ops.katlib.rational.default,
-        (x, a[:1].detach().requires_grad_(), b[:2].detach().requires_grad_()),
-    )  # groups that share rows
-    torch.library.opcheck(
-        torch.ops.katlib.rational_backward.default,
-        (
-            torch.randn(3, 4, 5).to(dtype),
-            x,
-            a[:2].detach().requires_grad_(),
-            b[:1].detach().requires_grad_(),
-        ),
-    )
+def test_opcheck_of_the_forward(dtype):
+    torch.library.opcheck(FORWARD, (*tensors(dtype), -1))
 
 
-@pytest.mark.parametrize("mlp", ["grkan", "mlp"])
-def test_a_transformer_compiles_whole(mlp):
-    """fullgraph: one break would be an error. Values and gradients as without it."""
-    model = katlib.VisionTransformer(**TINY, mlp=mlp)
-    x = torch.randn(2, 3, 16, 16)
-    expected = model(x)
-    wanted = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
-    got = torch.autograd.grad(compiled.square().sum(), list(model.parameters()))
-    assert_close(compiled, expected)
-    for mine, theirs in zip(got, wanted):
-        assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("asked", [(True, True), (True, False), (False, True)])
+def test_opcheck_of_the_backward(dtype, asked):
+    torch.library.opcheck(BACKWARD, (torch.randn(3, 12).to(dtype), *tensors(dtype), -1, *asked))
 
 
-def test_inductor_compiles_a_layer():
-    layer = katlib.GRKAN(16, 8, groups=4)
-    x = torch.randn(3, 16, requires_grad=True)
-    compiled = torch.compile(layer, fullgraph=True)
-    assert_close(compiled(x), layer(x))
-    assert_close(
-        *(
-            torch.autograd.grad(f(x).square().sum(), [x, *layer.parameters()])
-            for f in (compiled, layer)
-        ),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options, dim",
+    [
+        (dict(shape=(0, 12), grad=False), -1),
+        (dict(shape=(2, 8, 5, 3), groups=(1, 4)), 1),
+        (dict(shape=(2, 8, 5, 3), groups=(1, 4), channels_last=True), 1),
+        (dict(groups=(1, 12)), 1),
+    ],
+)
+def test_opcheck_of_other_shapes_and_layouts(options, dim):
+    torch.library.opcheck(FORWARD, (*tensors(**options), dim))
 
 
-def test_a_layer_is_exported_with_the_operator_and_without():
-    layer = katlib.GRKAN(16, 8, groups=4)
-    x = torch.randn(3, 16)
-    program = torch.export.export(layer, (x,))
-    assert "katlib.rational" in program.graph_module.code
-    assert_close(program.module()(x), layer(x))
-    plain = program.run_decompositions({torch.ops.katlib.rational.default: reference_forward})
-    assert "katlib" not in plain.graph_module.code
-    assert_close(plain.module()(x), layer(x))
+def test_groups_that_do_not_divide_the_channels_are_refused():
+    x, a, b = tensors(groups=(2, 5))
+    with pytest.raises(ValueError, match="2 and 5 groups for 12 channels"):
+        FORWARD(x, a, b, -1)
 
 
-def test_autocast_keeps_bfloat16():
-    layer = katlib.GRKANMlp(32, 64)
-    x = torch.randn(4, 32)
-    seen = []
-    layer.act2.register_forward_hook(
-        lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype))
-    )
-    with torch.autocast("cpu", torch.bfloat16):
-        y = layer(x)
-    assert seen == [(torch.bfloat16, torch.bfloat16)] and y.dtype == torch.bfloat16
-    y.float().sum().backward()
-    assert (
-        layer.act2.weight_numerator.grad.dtype == torch.float32
-        and layer.act2.weight_numerator.grad.abs().sum() > 0
-    )
-
-
-def test_torch_func_maps_and_differentiates_everything():
-    """Every input mapped or not, and derivatives of first and second order under the map."""
-    x = torch.randn(6, 3, 8, dtype=torch.float64)
-    a, b = torch.randn(6, 2, 6, dtype=torch.float64), torch.randn(6, 4, 4, dtype=torch.float64)
-
-    def loss(x, a, b):
-        return katlib.rational(x, a, b).square().sum()
-
-    mapped = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1, 2)))(x, a, b)
-    for i in range(6):
-        leaves = [t[i].clone().requires_grad_() for t in (x, a, b)]
-        for mine, theirs in zip(
-            mapped, torch.autograd.grad(katlib.rational_reference(*leaves).square().sum(), leaves)
-        ):
-            assert_close(mine[i], theirs)
-    only_b = torch.func.vmap(lambda b: katlib.rational(x[0], a[0], b))(b)
-    assert_close(only_b, torch.stack([katlib.rational(x[0], a[0], one) for one in b]))
-    hessian = torch.func.jacrev(torch.func.jacrev(lambda b: loss(x[0], a[0], b)))(
-        b[0]
-    )  # reverse mode twice
-    expected = torch.autograd.functional.hessian(
-        lambda b: katlib.rational_reference(x[0], a[0], b).square().sum(), b[0]
-    )
-    assert_close(hessian, expected)
-
-
-def test_a_device_without_a_kernel_takes_the_reference():
-    """The meta device computes shapes only: it has no kernel of ours, so it shows where such a call goes."""
-    x, a, b = (t.detach().to("meta") for t in grouped(torch.bfloat16))
-    y = katlib.rational(x.flatten(1), a, b)
-    assert y.device.type == "meta" and y.dtype == torch.bfloat16 and y.shape == (3, 20)
+# ---- autograd
 
 
 def test_the_reference_backward_is_that_of_the_reference_forward():
-    x, a, b = grouped(torch.float64)
-    g = torch.randn(3, 4, 5, dtype=torch.float64)
-    for mine, theirs in zip(
-        reference_backward(g, x, a, b),
-        torch.autograd.grad(reference_forward(x, a, b), (x, a, b), g),
-    ):
-        assert_close(mine, theirs)
-
-
-def test_batched_gradients_and_shared_rows():
-    """Many gradients of one graph at once, as torch.autograd.functional.jacobian(vectorize=True) asks for them; one numerator for six groups."""
-    x, a, b = (
-        t.requires_grad_()
-        for t in (
-            torch.randn(3, 12, dtype=torch.float64),
-            torch.randn(2, 6, dtype=torch.float64),
-            torch.randn(6, 4, dtype=torch.float64),
-        )
-    )
-    y, expected = katlib.rational(x, a, b), katlib.rational_reference(x, a, b)
-    g = torch.randn(5, *y.shape, dtype=torch.float64)
-    for got, wanted in zip(
-        torch.autograd.grad(y, (x, a, b), g, is_grads_batched=True),
-        torch.autograd.grad(expected, (x, a, b), g, is_grads_batched=True),
-    ):
-        assert_close(got, wanted)
-    columns = torch.autograd.functional.jacobian(
-        lambda a: katlib.rational(x.detach(), a, b.detach()), a.detach(), vectorize=True
-    )
-    assert_close(
-        columns,
-        torch.func.jacrev(lambda a: katlib.rational_reference(x.detach(), a, b.detach()))(
-            a.detach()
-        ),
-    )
-    assert torch.autograd.gradcheck(
-        lambda *t: katlib.rational(*t), (x, a, b)
-    ) and torch.autograd.gradgradcheck(lambda *t: katlib.rational(*t), (x, a, b))
+    inputs = tensors(torch.float64)
+    g = torch.randn(3, 12, dtype=torch.float64)
+    expected = torch.autograd.grad(ops.reference_forward(*inputs, -1), inputs, g)
+    assert_close(ops.reference_backward(g, *inputs, -1), expected)
 
 
 def test_the_graph_has_one_node_for_the_whole_function():
-    y = katlib.rational(
-        torch.randn(3, 12, requires_grad=True),
-        torch.randn(2, 6, requires_grad=True),
-        torch.randn(6, 4),
-    )
-    assert [type(node).__name__ for node, _ in y.grad_fn.next_functions if node] == [
-        "AccumulateGrad"
-    ] * 2
+    x, a, b = tensors()
+    y = katlib.rational(x, a, b.detach())
+    parents = [type(node).__name__ for node, _ in y.grad_fn.next_functions if node]
+    assert parents == ["AccumulateGrad"] * 2
 
 
-def test_what_the_node_keeps_follows_the_coefficients_and_the_layout_of_x():
-    """Coefficients changed in place between forward and backward are an error, as in any function of torch; x may be a transposed view."""
-    x, a, b = (
-        torch.randn(12, 5).T.requires_grad_(),
-        torch.randn(2, 6, requires_grad=True),
-        torch.randn(6, 4, requires_grad=True),
-    )
-    g = torch.randn(12, 5).T
-    for mine, theirs in zip(
-        *(
-            torch.autograd.grad(f(x, a, b), (x, a, b), g)
-            for f in (katlib.rational, katlib.rational_reference)
-        )
-    ):
-        assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+class Watch(TorchDispatchMode):
+    """Keeps each operator with its arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append((function, args))
+        return function(*args, **kwargs or {})
+
+    def arguments_of(self, function):
+        return next(args for seen, args in self.seen if seen is function)
+
+
+@pytest.mark.parametrize(
+    "learns, asked",
+    [
+        ((True, True, True), (True, True)),
+        ((True, False, False), (True, False)),  # frozen coefficients
+        ((False, True, True), (False, True)),  # a frozen input
+        ((False, False, True), (False, True)),
+        ((True, True, False), (True, True)),
+    ],
+)
+def test_backward_asks_only_for_what_is_needed(learns, asked):
+    inputs = [t.detach().requires_grad_(learn) for t, learn in zip(tensors(), learns)]
+    wanted = [t for t in inputs if t.requires_grad]
+    with Watch() as watch:
+        got = torch.autograd.grad(katlib.rational(*inputs).sum(), wanted)
+    assert watch.arguments_of(BACKWARD)[-2:] == asked
+    expected = torch.autograd.grad(katlib.rational_reference(*inputs).sum(), wanted)
+    assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [(True, False), (False, True), (False, False)])
+def test_a_gradient_that_is_not_asked_for_is_an_empty_tensor(asked):
+    x, a, b = tensors(grad=False)
+    dx, da, db = BACKWARD(torch.randn_like(x), x, a, b, -1, *asked)
+    assert (dx.numel() > 0, da.numel() > 0, db.numel() > 0) == (asked[0], asked[1], asked[1])
+
+
+def test_coefficients_that_change_in_place_before_backward_are_an_error():
+    x, a, b = tensors()
     y = katlib.rational(x, a, b)
     with torch.no_grad():
         a += 1
@@ -219,114 +151,321 @@ def test_what_the_node_keeps_follows_the_coefficients_and_the_layout_of_x():
         y.sum().backward()
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.trace.* is deprecated", "ignore::torch.jit.TracerWarning"
-)  # of what is traced here, each is true
-def test_who_watches_the_dispatcher_sees_the_operator():
-    """Eager mode calls the CPU kernel at once; a dispatch mode, a tracer or a subclass of Tensor still meets katlib::rational."""
-    x, a, b = (
-        t.requires_grad_() for t in (torch.randn(3, 12), torch.randn(2, 6), torch.randn(6, 4))
+def test_a_saved_tensor_may_come_back_with_other_strides():
+    """As from a hook that stores it elsewhere; the kernel must not read it in the wrong order."""
+    inputs, g, unpacked = tensors(), torch.randn(3, 12), []
+
+    def unpack(t):
+        unpacked.append(t.T)
+        return t.T
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.T.contiguous(), unpack):
+        y = katlib.rational(*inputs)
+    got = torch.autograd.grad(y, inputs, g)
+    expected = torch.autograd.grad(katlib.rational_reference(*inputs), inputs, g)
+    assert len(unpacked) == 3
+    assert not any(t.is_contiguous() for t in unpacked)
+    assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_of_gradients():
+    """As torch.autograd.functional.jacobian(vectorize=True) asks for them."""
+    inputs = tensors(torch.float64, groups=(2, 6))
+    y, expected = katlib.rational(*inputs), katlib.rational_reference(*inputs)
+    g = torch.randn(5, *y.shape, dtype=torch.float64)
+    got = torch.autograd.grad(y, inputs, g, is_grads_batched=True)
+    assert_close(got, torch.autograd.grad(expected, inputs, g, is_grads_batched=True))
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_batches_of_gradients_by_finite_differences(check):
+    assert check(katlib.rational, tensors(torch.float64, groups=(2, 6)), check_batched_grad=True)
+
+
+# ---- layouts
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_channels_last_stays_channels_last(compiled):
+    x, a, b = tensors(shape=(2, 8, 5, 3), groups=(2, 4), channels_last=True)
+    function = torch.compile(katlib.rational, fullgraph=True) if compiled else katlib.rational
+    y = function(x, a, b, dim=1)
+    (dx,) = torch.autograd.grad(y, x, torch.randn(2, 8, 5, 3))
+    for t in (y, dx):
+        assert t.is_contiguous(memory_format=torch.channels_last)
+        assert not t.is_contiguous()
+
+
+def test_channels_last_has_the_right_values_and_gradients():
+    inputs = tensors(shape=(2, 8, 5, 3), groups=(2, 4), channels_last=True)
+    g = torch.randn(2, 8, 5, 3)
+    y, expected = (f(*inputs, dim=1) for f in (katlib.rational, katlib.rational_reference))
+    assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    got, wanted = (torch.autograd.grad(t, inputs, g) for t in (y, expected))
+    assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+BASE = torch.randn(4, 6, 8, 10, generator=torch.Generator().manual_seed(0))
+VIEWS = {
+    "transposed": BASE.transpose(1, 2),
+    "sliced": BASE[:, ::2],
+    "sliced at the end": BASE[..., :4],
+    "permuted": BASE.permute(3, 0, 2, 1),
+    "expanded": BASE[:1, :1].expand(3, 5, 8, 10),
+    "with a size of 1": BASE[:, :1].transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("dim", range(4))
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_layout_has_the_right_values_and_gradients(view, dim):
+    x = VIEWS[view].detach().requires_grad_()
+    a, b = torch.randn(1, 6), torch.randn(x.shape[dim], 4)
+    y, expected = (f(x, a, b, dim=dim) for f in (katlib.rational, katlib.rational_reference))
+    assert y.stride() == torch.empty_like(x).stride()
+    assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    g = torch.randn(1).expand(x.shape)
+    got, wanted = (torch.autograd.grad(t, x, g) for t in (y, expected))
+    assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+# ---- torch.compile
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mlp", ["grkan", "mlp"])
+def test_a_transformer_compiles_whole(mlp):
+    """fullgraph: one break would be an error. Values and gradients as without it."""
+    model = katlib.VisionTransformer(**TINY, mlp=mlp)
+    parameters = list(model.parameters())
+    x = torch.randn(2, 3, 16, 16)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    y, expected = compiled(x), model(x)
+    assert_close(y, expected)
+    got, wanted = (torch.autograd.grad(t.square().sum(), parameters) for t in (y, expected))
+    assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_inductor_compiles_a_layer():
+    layer = katlib.GRKAN(16, 8, groups=4)
+    x = torch.randn(3, 16, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    y, expected = torch.compile(layer, fullgraph=True)(x), layer(x)
+    assert_close(y, expected)
+    got, wanted = (torch.autograd.grad(t.square().sum(), inputs) for t in (y, expected))
+    assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_one_compiled_function_takes_several_group_counts_and_sizes():
+    """The second call makes the sizes dynamic; no number of groups may be baked in."""
+    torch._dynamo.reset()
+    function = torch.compile(katlib.rational, fullgraph=True, backend="aot_eager")
+    for shape, groups in [
+        ((3, 16), (1, 4)),
+        ((3, 16), (1, 8)),
+        ((5, 24), (4, 8)),
+        ((7, 6), (6, 2)),
+    ]:
+        x, a, b = tensors(shape=shape, groups=groups)
+        y, expected = function(x, a, b), katlib.rational_reference(x, a, b)
+        assert_close(y, expected, rtol=1e-4, atol=1e-5)
+        got, wanted = (torch.autograd.grad(t.sum(), (x, b)) for t in (y, expected))
+        assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_transform_of_torch_func_compiles(mapped):
+    torch._dynamo.reset()
+    gradient, expected = (torch.func.grad(f, (0, 1, 2)) for f in (LOSS, REFERENCE_LOSS))
+    inputs = tensors(torch.float64, grad=False)
+    if mapped:
+        gradient, expected = torch.func.vmap(gradient), torch.func.vmap(expected)
+        inputs = [torch.stack([t, 2 * t]) for t in inputs]
+    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(*inputs), expected(*inputs))
+
+
+# ---- torch.export, torch.jit, ONNX
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_layer_holds_the_operator(training, strict):
+    layer = katlib.GRKAN(16, 8, groups=4).train(training)
+    x = torch.randn(3, 16)
+    program = torch.export.export(layer, (x,), strict=strict)
+    assert "katlib.rational" in program.graph_module.code
+    assert_close(program.module()(x), layer(x))
+
+
+def test_an_exported_operator_can_be_decomposed():
+    layer = katlib.GRKAN(16, 8, groups=4)
+    x = torch.randn(3, 16)
+    program = torch.export.export(layer, (x,))
+    plain = program.run_decompositions({FORWARD: ops.reference_forward})
+    assert "katlib" not in plain.graph_module.code
+    assert_close(plain.module()(x), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_traced_function_holds_the_operator_and_can_be_stored():
+    _, a, b = tensors(grad=False)
+    traced = torch.jit.trace(lambda x: katlib.rational(x, a, b), torch.randn(3, 12))
+    assert "katlib.rational" in traced.code
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    x = torch.randn(3, 12)
+    assert_close(torch.jit.load(file)(x), katlib.rational(x, a, b))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_both_onnx_exporters_write_plain_arithmetic(dynamo):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    layer, x, file = katlib.GRKAN(16, 8, groups=4), torch.randn(3, 16), io.BytesIO()
+    torch.onnx.export(layer, (x,), file, dynamo=dynamo)
+    model = onnx.load_from_string(file.getvalue())
+    assert {entry.domain for entry in model.opset_import} <= {
+        "",
+        "ai.onnx",
+        "pkg.onnxscript.torch_lib.common",
+    }
+    session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_close(torch.from_numpy(y), layer(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+# ---- autocast, other devices, modes
+
+
+def test_autocast_keeps_bfloat16():
+    layer, seen = katlib.GRKANMlp(32, 64), []
+    layer.act2.register_forward_hook(
+        lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype))
     )
-    seen = []
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(4, 32))
+    assert seen == [(torch.bfloat16, torch.bfloat16)]
+    assert y.dtype == torch.bfloat16
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            seen.append(function)
-            return function(*args, **kwargs or {})
 
-    expected = katlib.rational(x, a, b)
-    wanted = torch.autograd.grad(expected.sum(), (x, a, b))
-    with Watch():
-        got = torch.autograd.grad(katlib.rational(x, a, b).sum(), (x, a, b))
-    assert (
-        torch.ops.katlib.rational.default in seen
-        and torch.ops.katlib.rational_backward.default in seen
+def test_coefficients_get_float32_gradients_under_autocast():
+    layer = katlib.GRKANMlp(32, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(4, 32))
+    y.float().sum().backward()
+    gradient = layer.act2.weight_numerator.grad
+    assert gradient.dtype == torch.float32
+    assert gradient.abs().sum() > 0
+
+
+def test_a_model_in_half_has_gradients_in_half():
+    layer = katlib.GroupRational(12, groups=4).half()
+    layer(torch.randn(3, 12).half()).sum().backward()
+    assert [p.grad.dtype for p in layer.parameters()] == [torch.float16] * 2
+
+
+def test_a_device_without_a_kernel_takes_the_reference():
+    """The meta device computes shapes only; it has no kernel of ours."""
+    y = katlib.rational(*(t.detach().to("meta") for t in tensors(torch.bfloat16)))
+    assert (y.device.type, y.dtype, y.shape) == ("meta", torch.bfloat16, (3, 12))
+
+
+def test_fake_tensors_have_the_shape_of_x():
+    inputs = tensors()
+    with torch._subclasses.FakeTensorMode() as mode:
+        assert katlib.rational(*map(mode.from_tensor, inputs)).shape == (3, 12)
+
+
+def test_a_dispatch_mode_sees_the_operator_forward_and_backward():
+    inputs = tensors()
+    with Watch() as watch:
+        got = torch.autograd.grad(katlib.rational(*inputs).sum(), inputs)
+    functions = [function for function, _ in watch.seen]
+    assert FORWARD in functions
+    assert BACKWARD in functions
+    assert_close(got, torch.autograd.grad(katlib.rational(*inputs).sum(), inputs))
+
+
+# ---- torch.func
+
+
+@pytest.mark.parametrize("in_dims", NONE_MAPPED_BUT)
+def test_vmap_over_any_of_the_inputs(in_dims):
+    stacked = [torch.stack([t, 2 * t, -t]) for t in tensors(torch.float64, grad=False)]
+    inputs = [t if d == 0 else t[0] for t, d in zip(stacked, in_dims)]
+    got, wanted = (
+        torch.func.vmap(f, in_dims)(*inputs) for f in (katlib.rational, katlib.rational_reference)
     )
     assert_close(got, wanted)
-    with torch._subclasses.FakeTensorMode() as mode:
-        fake = [mode.from_tensor(t) for t in (x, a, b)]
-        assert katlib.rational(*fake).shape == x.shape
-    a, b = a.detach(), b.detach()
-    traced = torch.jit.trace(lambda x: katlib.rational(x, a, b), x.detach(), check_trace=False)
-    other = torch.randn(3, 12)
-    assert_close(traced(other), katlib.rational(other, a, b))
 
 
-@pytest.mark.parametrize("name", operator.PRIVATE)
-def test_torch_has_the_private_names_by_which_a_small_call_is_direct(name):
-    """One that vanishes costs no result, but a small tensor twice the time."""
-    there = torch._C
-    for part in name.split("."):
-        there = getattr(there, part, None)
-    assert there is not None, f"torch {torch.__version__} has no torch._C.{name}"
+@pytest.mark.parametrize("argnums", [(0, 1, 2), (0,), (2,)])
+@pytest.mark.parametrize("in_dims", NONE_MAPPED_BUT)
+def test_gradients_of_each_sample(in_dims, argnums):
+    stacked = [torch.stack([t, 2 * t, -t]) for t in tensors(torch.float64, grad=False)]
+    inputs = [t if d == 0 else t[0] for t, d in zip(stacked, in_dims)]
+    got, wanted = (
+        torch.func.vmap(torch.func.grad(f, argnums), in_dims)(*inputs)
+        for f in (LOSS, REFERENCE_LOSS)
+    )
+    assert_close(got, wanted)
 
 
-def test_a_plain_call_is_direct(monkeypatch):
-    """Forward and backward: both run with the operator taken away, each by one call of the kernel."""
-    if not cpu.available(torch.float32, 5, 4):
-        pytest.skip("there is no C++ compiler")
-    called = []
-    for name in ("forward", "backward"):
-        monkeypatch.setattr(operator, name.upper(), None)
-        monkeypatch.setattr(
-            cpu,
-            name,
-            lambda *arguments, name=name, run=getattr(cpu, name): (
-                called.append(name) or run(*arguments)
-            ),
-        )
-    layer, x = katlib.GroupRational(16, groups=4), torch.randn(3, 16, requires_grad=True)
-    y = layer(x)
-    y.sum().backward()
-    assert called == ["forward", "backward"]
-    leaves = [
-        t.detach().requires_grad_() for t in (x, layer.weight_numerator, layer.weight_denominator)
-    ]
-    expected = katlib.rational_reference(*leaves)
-    assert_close(y, expected)
-    for mine, theirs in zip((x, *layer.parameters()), torch.autograd.grad(expected.sum(), leaves)):
-        assert_close(mine.grad, theirs, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("in_dim", [0, 1, 2])
+def test_vmap_over_any_dimension_of_an_image_batch(in_dim):
+    x, a, b = tensors(torch.float64, shape=(2, 5, 8, 3), groups=(2, 4), grad=False)
+    x = x.movedim(1, in_dim)
+    got, wanted = (
+        torch.func.vmap(lambda x, f=f: f(x, a, b, dim=-2), in_dim)(x)
+        for f in (katlib.rational, katlib.rational_reference)
+    )
+    assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_derivatives_of_higher_order(order, argument):
+    inputs = tensors(torch.float64, shape=(2, 4), groups=(1, 2), m=2, n=2, grad=False)
+    got, wanted = LOSS, REFERENCE_LOSS
+    for _ in range(order):
+        got, wanted = (torch.func.jacrev(f, argument) for f in (got, wanted))
+    assert_close(got(*inputs), wanted(*inputs))
+
+
+def test_vmap_of_vmap():
+    stacked = [torch.stack([t, 2 * t]) for t in tensors(torch.float64, grad=False)]
+    got, wanted = (
+        torch.func.vmap(torch.func.vmap(f, (0, None, None)))(*stacked)
+        for f in (katlib.rational, katlib.rational_reference)
+    )
+    assert_close(got, wanted)
+
+
+def test_forward_mode_is_an_error_that_says_so():
+    inputs = tensors(grad=False)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(katlib.rational, inputs, inputs)
 
 
 def test_a_tensor_left_over_from_a_transform_is_served():
-    """torch.func hands its own wrappers to the function; one that outlives the transform is no plain tensor, and torch unwraps it."""
-    x, a, b = torch.randn(3, 12), torch.randn(2, 6), torch.randn(6, 4)
+    """torch.func gives its own wrappers to the function; PyTorch unwraps one that outlives it."""
+    x, a, b = tensors(grad=False)
     kept = []
-    torch.func.grad(lambda x: (kept.append(x), x.sum())[1])(x)
-    assert not operator._direct(kept[0], a, b)
-    assert_close(katlib.rational(kept[0], a, b), katlib.rational_reference(x, a, b))
+
+    def keep(x):
+        kept.append(x)
+        return x.sum()
+
+    torch.func.grad(keep)(x)
+    assert_close(katlib.rational(kept[0], a, b), katlib.rational(x, a, b))
 
 
-def test_what_hooks_put_in_the_place_of_a_saved_tensor_is_looked_at_anew():
-    """The same values with other strides, as a hook that stores tensors elsewhere may bring them back: the kernel would read them in the wrong order."""
-    x, a, b = (
-        t.requires_grad_() for t in (torch.randn(3, 12), torch.randn(2, 6), torch.randn(6, 4))
-    )
-    g, brought = torch.randn(3, 12), []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: t.T.contiguous(), lambda t: brought.append(t.T) or t.T
-    ):
-        y = katlib.rational(x, a, b)
-    mine, expected = (
-        torch.autograd.grad(y, (x, a, b), g),
-        torch.autograd.grad(katlib.rational_reference(x, a, b), (x, a, b), g),
-    )
-    assert len(brought) == 3 and not any(t.is_contiguous() for t in brought)
-    for got, wanted in zip(mine, expected):
-        assert_close(got, wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_a_torch_that_has_lost_a_private_name_is_served_all_the_same():
-    program = """if True:
-        import torch
-        kept = torch._C._dispatch_keys
-        del torch._C._dispatch_keys
-        import katlib
-        torch._C._dispatch_keys = kept                                  # torch itself may need it
-        from katlib import ops as operator
-        operator._Whole = None                                          # the way that asks for it
-        leaves = [t.requires_grad_() for t in (torch.randn(3, 12), torch.randn(2, 6), torch.randn(6, 4))]
-        ours, plain = (function(*leaves) for function in (katlib.rational, katlib.rational_reference))
-        torch.testing.assert_close(ours, plain)
-        torch.testing.assert_close(*(torch.autograd.grad(y.sum(), leaves) for y in (ours, plain)), rtol=1e-4, atol=1e-4)"""
-    subprocess.run([sys.executable, "-c", program], check=True)
+def test_torch_has_the_private_name_that_tells_of_transforms():
+    """Without it torch.func could not differentiate the operator; all else would go on."""
+    assert hasattr(torch._C, "_are_functorch_transforms_active")

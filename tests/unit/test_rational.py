@@ -1,7 +1,4 @@
-"""The rational function against hand-computed values, against a float64 oracle, and against finite differences."""
-
-import doctest
-import importlib
+"""The rational function against hand-computed values, a float64 oracle and finite differences."""
 
 import pytest
 import torch
@@ -49,7 +46,10 @@ def test_hand_computed_values(x, a, b, F):
 
 
 def test_hand_computed_gradients():
-    """F = x / (1 + |b| |x|) at x = 2, b = -1: dF/dx = 1/9, dF/da = (1/3, 2/3), dF/db = -sign(b) x |x| / Q^2 = 4/9."""
+    """F = x / (1 + |b| |x|) at x = 2, b = -1.
+
+    dF/dx = 1/9, dF/da = (1/3, 2/3), dF/db = -sign(b) x |x| / Q^2 = 4/9.
+    """
     x = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
     a = torch.tensor([[0.0, 1.0]], dtype=torch.float64, requires_grad=True)
     b = torch.tensor([[-1.0]], dtype=torch.float64, requires_grad=True)
@@ -60,7 +60,7 @@ def test_hand_computed_gradients():
 
 
 def test_against_the_definition_channel_by_channel():
-    """Which coefficients a channel gets: neighbours form a group, and Gn and Gd cut independently."""
+    """Neighbours form a group, and Gn and Gd divide the channels independently."""
     x, (a, b) = torch.randn(3, 12, dtype=torch.float64), coefficients(2, 6)
     y = katlib.rational(x, a, b)
     for channel in range(12):
@@ -84,28 +84,48 @@ SHAPES = [  # shape, dim, Gn, Gd
 ]
 
 
+@pytest.fixture
+def compared(shape, dim, groups_n, groups_d, dtype):
+    """x, a, b with y and a gradient g, and the same by the float64 oracle."""
+    real = torch.promote_types(dtype, torch.float32)
+    tensors = (torch.randn(shape), *coefficients(groups_n, groups_d))
+    inputs = [t.to(c).requires_grad_() for t, c in zip(tensors, (dtype, real, real))]
+    oracle = [t.detach().double().requires_grad_() for t in inputs]
+    y = katlib.rational(*inputs, dim=dim)
+    expected = katlib.rational_reference(*oracle, dim=dim)
+    return inputs, y, oracle, expected, torch.randn(shape).to(dtype)
+
+
 @pytest.mark.parametrize("shape, dim, groups_n, groups_d", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_values_and_gradients_against_the_float64_oracle(shape, dim, groups_n, groups_d, dtype):
-    a64, b64 = coefficients(groups_n, groups_d)
-    x = torch.randn(shape).to(dtype)
-    g = torch.randn(shape).to(dtype)
-    c = torch.float64 if dtype == torch.float64 else torch.float32
-    a64, b64 = a64.to(c).double(), b64.to(c).double()
-    inputs = [x.clone().requires_grad_(), a64.to(c).requires_grad_(), b64.to(c).requires_grad_()]
-    oracle = [t.detach().double().requires_grad_() for t in inputs]
-    y, expected = katlib.rational(*inputs, dim=dim), katlib.rational_reference(*oracle, dim=dim)
-    assert y.dtype == dtype and y.shape == x.shape
+def test_values_against_the_float64_oracle(compared, shape, dtype):
+    _, y, _, expected, _ = compared
+    assert y.dtype == dtype
+    assert y.shape == shape
     assert_close(y, expected.to(dtype), **TOLERANCE[dtype])
-    got = torch.autograd.grad(y, inputs, g)
-    wanted = torch.autograd.grad(expected, oracle, g.double())
-    assert_close(got[0], wanted[0].to(dtype), **TOLERANCE[dtype])
-    for mine, true in zip(got[1:], wanted[1:]):  # sums of many terms of both signs
-        assert mine.dtype == c
-        scale = max(1.0, true.abs().max().item())
-        assert_close(
-            mine.double(), true, rtol=TOLERANCE[c]["rtol"], atol=scale * TOLERANCE[c]["atol"] * 10
-        )
+
+
+@pytest.mark.parametrize("shape, dim, groups_n, groups_d", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_input_gradients_against_the_float64_oracle(compared, dtype):
+    inputs, y, oracle, expected, g = compared
+    (got,) = torch.autograd.grad(y, inputs[:1], g)
+    (wanted,) = torch.autograd.grad(expected, oracle[:1], g.double())
+    assert_close(got, wanted.to(dtype), **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("shape, dim, groups_n, groups_d", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_coefficient_gradients_against_the_float64_oracle(compared, dtype):
+    """They are sums of many terms of both signs, so the error counts in units of the largest."""
+    inputs, y, oracle, expected, g = compared
+    got = torch.autograd.grad(y, inputs[1:], g)
+    wanted = torch.autograd.grad(expected, oracle[1:], g.double())
+    tolerance = TOLERANCE[torch.promote_types(dtype, torch.float32)]
+    for mine, true in zip(got, wanted):
+        assert mine.dtype == torch.promote_types(dtype, torch.float32)
+        atol = 10 * tolerance["atol"] * max(1.0, true.abs().max().item())
+        assert_close(mine.double(), true, rtol=tolerance["rtol"], atol=atol)
 
 
 @pytest.mark.parametrize("degrees", [(5, 4), (0, 0), (1, 0), (0, 3), (3, 2), (8, 8)])
@@ -123,29 +143,29 @@ def test_the_reference_agrees_with_itself_by_finite_differences():
     assert gradcheck(katlib.rational_reference, (x, a, b))
 
 
-def test_a_denominator_of_zero_learns():
-    a = torch.tensor([[0.0, 1.0]])
-    for function in (katlib.rational, katlib.rational_reference):
-        b = torch.zeros(1, 4, requires_grad=True)
-        function(torch.tensor([[0.5], [2.0]]), a, b).sum().backward()
-        # db_j = -sum F z^j with Q = 1, F = x
-        assert_close(
-            b.grad, torch.tensor([[-(0.5 ** (j + 1) + 2.0 ** (j + 1)) for j in range(1, 5)]])
-        )
+@pytest.mark.parametrize("function", [katlib.rational, katlib.rational_reference])
+def test_a_denominator_of_zero_learns(function):
+    """db_j = -sum F z^j with Q = 1 and F = x."""
+    b = torch.zeros(1, 4, requires_grad=True)
+    function(torch.tensor([[0.5], [2.0]]), torch.tensor([[0.0, 1.0]]), b).sum().backward()
+    expected = [-(0.5 ** (j + 1) + 2.0 ** (j + 1)) for j in range(1, 5)]
+    assert_close(b.grad, torch.tensor([expected]))
 
 
-def test_layouts_do_not_matter():
+@pytest.mark.parametrize(
+    "change, dim",
+    [
+        (lambda t: t.transpose(0, 1), -1),
+        (lambda t: t[:, ::2], -1),
+        (lambda t: t.movedim(-1, 1), 1),
+        (lambda t: t[:1].expand(6, 8, 16), -1),
+    ],
+)
+def test_layouts_do_not_matter(change, dim):
     a, b = coefficients(2, 4, dtype=torch.float32)
     x = torch.randn(6, 8, 16)
-    expected = katlib.rational(x, a, b)
-    assert_close(katlib.rational(x.transpose(0, 1), a, b), expected.transpose(0, 1), rtol=0, atol=0)
-    assert_close(katlib.rational(x[:, ::2], a, b), expected[:, ::2], rtol=0, atol=0)
-    assert_close(
-        katlib.rational(x.movedim(-1, 1), a, b, dim=1), expected.movedim(-1, 1), rtol=0, atol=0
-    )
-    assert_close(
-        katlib.rational(x[:1].expand(6, 8, 16), a, b), expected[:1].expand(6, 8, 16), rtol=0, atol=0
-    )
+    expected = change(katlib.rational(x, a, b))
+    assert_close(katlib.rational(change(x), a, b, dim=dim), expected, rtol=0, atol=0)
 
 
 def test_gradients_with_stride_zero():
@@ -157,54 +177,54 @@ def test_gradients_with_stride_zero():
     assert torch.equal(summed, dense)
 
 
-def test_transforms_of_torch_func():
-    a, b = coefficients(1, 4, dtype=torch.float64)
-    x = torch.randn(7, 16, dtype=torch.float64)
-    assert_close(
-        torch.func.vmap(lambda row: katlib.rational(row, a, b))(x), katlib.rational(x, a, b)
-    )
-    derivative = torch.func.grad(lambda row: katlib.rational(row, a, b).sum())
-    leaf = x.clone().requires_grad_()
-    assert_close(
-        torch.func.vmap(derivative)(x),
-        torch.autograd.grad(katlib.rational(leaf, a, b).sum(), leaf)[0],
-    )
-
-
-def test_large_inputs_stay_finite():
+@pytest.mark.parametrize(
+    "dtype, size", [(torch.float32, 1e6), (torch.bfloat16, 1e6), (torch.float16, 6e4)]
+)
+def test_large_inputs_stay_finite(dtype, size):
     a, b = (c[None].float() for c in initial_coefficients("swish"))
-    for dtype, size in ((torch.float32, 1e6), (torch.bfloat16, 1e6), (torch.float16, 6e4)):
-        x = torch.tensor([-size, -300.0, 0.0, 300.0, size], dtype=dtype, requires_grad=True)
-        y = katlib.rational(x[:, None], a, b)
-        y.float().sum().backward()
-        assert x.grad.isfinite().all()
-        assert katlib.rational(x.float()[:, None], a, b).isfinite().all()
+    x = torch.tensor([-size, -300.0, 0.0, 300.0, size], dtype=dtype, requires_grad=True)
+    katlib.rational(x[:, None], a, b).float().sum().backward()
+    assert x.grad.isfinite().all()
+    assert katlib.rational(x.float()[:, None], a, b).isfinite().all()
 
 
-def test_a_group_rational_starts_as_its_target_and_is_named_as_released():
+def test_a_group_rational_starts_as_its_target():
     layer = katlib.GroupRational(64, groups=8, init="gelu", numerator_groups=2)
-    assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {
-        "weight_numerator": (2, 6),
-        "weight_denominator": (8, 4),
-    }
     x = torch.linspace(-3, 3, 201)[:, None].expand(-1, 64)
     assert (layer(x) - torch.nn.functional.gelu(x)).abs().max() < 5e-3
-    assert "groups=8" in repr(layer)
 
 
-def test_a_group_rational_starts_from_a_fit_or_a_pair():
+def test_the_parameters_of_a_group_rational_are_named_as_released():
+    layer = katlib.GroupRational(64, groups=8, numerator_groups=2)
+    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
+    assert shapes == {"weight_numerator": (2, 6), "weight_denominator": (8, 4)}
+
+
+def test_a_group_rational_tells_its_groups():
+    assert "groups=8" in repr(katlib.GroupRational(64, groups=8))
+
+
+def test_none_is_one_function_for_each_channel():
+    layer = katlib.GroupRational(6, groups=None, numerator_groups=None)
+    assert [len(p) for p in layer.parameters()] == [6, 6]
+
+
+def test_a_group_rational_starts_from_a_fit():
     fit = katlib.fit_rational(torch.sin, (3, 2))
     x = torch.linspace(-3, 3, 50)[:, None].expand(-1, 4)
-    assert_close(
-        katlib.GroupRational(4, 2, init=fit, degrees=(3, 2))(x),
-        torch.sin(x),
-        atol=2 * fit.max_error,
-        rtol=0,
-    )
-    assert_close(
-        katlib.GroupRational(4, 2, init=([0.0, 1.0], [1.0]), degrees=(1, 1))(x),
-        torch.nn.functional.softsign(x),
-    )
+    layer = katlib.GroupRational(4, 2, init=fit, degrees=(3, 2))
+    assert_close(layer(x), torch.sin(x), atol=2 * fit.max_error, rtol=0)
+
+
+def test_a_group_rational_starts_from_a_pair():
+    x = torch.linspace(-3, 3, 50)[:, None].expand(-1, 4)
+    layer = katlib.GroupRational(4, 2, init=([0.0, 1.0], [1.0]), degrees=(1, 1))
+    assert_close(layer(x), torch.nn.functional.softsign(x))
+
+
+def test_coefficients_bring_their_own_degrees():
+    a, b = initial_coefficients(([0.0, 1.0], [1.0]), None)
+    assert (a.tolist(), b.tolist()) == ([0.0, 1.0], [1.0])
 
 
 X, A, B = torch.zeros(2, 16), torch.zeros(1, 6), torch.zeros(8, 4)
@@ -246,16 +266,9 @@ X, A, B = torch.zeros(2, 16), torch.zeros(1, 6), torch.zeros(8, 4)
             "1 numerator and 1 denominator",
         ),
         (lambda: katlib.GroupRational(16)(torch.zeros(2, 8)), ValueError, "must have 16 channels"),
+        (lambda: initial_coefficients("swish", None), ValueError, "no degrees of its own"),
     ],
 )
 def test_bad_input_says_what_is_allowed(call, error, words):
     with pytest.raises(error, match=words):
         call()
-
-
-@pytest.mark.parametrize("module", ["fit", "grkan", "init", "rational", "spline", "vit"])
-def test_docstring_examples(module):
-    result = doctest.testmod(
-        importlib.import_module(f"katlib.{module}"), extraglobs={"katlib": katlib, "torch": torch}
-    )
-    assert result.attempted > 0 and result.failed == 0

@@ -1,101 +1,33 @@
-"""The API reference: every public name is on its page, says what it must say, and has an example that runs."""
-
-import doctest
-import importlib
-import inspect
-import re
-import sys
-from pathlib import Path
+"""The reference's own gradients against autograd, which differentiates its forward."""
 
 import pytest
 import torch
+from torch.testing import assert_close
 
-import katlib
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-import api
+from katlib.reference import evaluate, gradients, horner, sign_of
 
 
-def documented(prefix: str, thing) -> dict:
-    """{path: docstring} of a public name and of its own public methods."""
-    found = {prefix: inspect.getdoc(thing) or ""}
-    if inspect.isclass(thing):
-        found |= {
-            f"{prefix}.{key}": inspect.getdoc(method)
-            for key, method in vars(thing).items()
-            if inspect.isroutine(method) and not key.startswith("_") and method.__doc__
-        }
-    return found
+def grouped(rows_a, rows_b, m, n, groups=4):
+    x = torch.randn(3, groups, 5, dtype=torch.float64)
+    a = torch.randn(rows_a, m + 1, dtype=torch.float64)
+    b = torch.randn(rows_b, n, dtype=torch.float64)
+    return tuple(t.requires_grad_() for t in (x, a, b))
 
 
-DOCUMENTED = {
-    path: text
-    for name in katlib.__all__
-    for path, text in documented(name, getattr(katlib, name)).items()
-}
+@pytest.mark.parametrize("degrees", [(5, 4), (0, 0), (1, 0), (0, 3), (8, 8)])
+@pytest.mark.parametrize("rows", [(4, 4), (1, 4), (2, 1)])
+def test_gradients_are_those_of_the_function(rows, degrees):
+    inputs = grouped(*rows, *degrees)
+    g = torch.randn(3, 4, 5, dtype=torch.float64)
+    y = evaluate(*inputs)
+    expected = torch.autograd.grad(y, inputs, g, allow_unused=True, materialize_grads=True)
+    assert_close(gradients(g, *inputs), expected)
 
 
-def run(path: str, text: str) -> doctest.TestResults:
-    example = doctest.DocTestParser().get_doctest(
-        text, {"katlib": katlib, "torch": torch}, path, None, 0
-    )
-    told = []
-    results = doctest.DocTestRunner(
-        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    ).run(example, out=told.append)
-    assert not results.failed, "".join(told)
-    return results
+def test_the_sign_of_zero_is_plus_one():
+    assert sign_of(torch.tensor([-2.0, -0.0, 0.0, 3.0])).tolist() == [-1.0, 1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("path", [path for path, text in DOCUMENTED.items() if ">>>" in text])
-def test_the_example_gives_what_it_says(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # for those that write a file
-    assert run(path, DOCUMENTED[path]).attempted >= 1
-
-
-@pytest.mark.parametrize("name", katlib.__all__)
-def test_every_public_name_says_what_it_is_and_has_an_example_that_is_run(name):
-    text = DOCUMENTED[name]
-    examples = doctest.DocTestParser().get_examples(text)
-    assert any(not example.options.get(doctest.SKIP) for example in examples)
-    assert text.splitlines()[0].endswith(".") and "Example" in text
-
-
-def test_an_example_that_is_wrong_is_found():
-    with pytest.raises(AssertionError, match="Expected"):
-        run("a wrong one", ">>> katlib.gain('relu') < 0\nTrue")
-
-
-def test_every_public_name_and_only_names_that_exist_are_on_the_page():
-    page = ROOT / "_build" / "html" / "book" / "api.html"
-    if not page.exists():
-        pytest.skip("the book is not built; `make test` builds it first")
-    text = page.read_text()
-    ids = set(re.findall(r'<dt class="sig[^"]*" id="([^"]+)"', text))
-    assert {f"katlib.{name}" for name in katlib.__all__} <= ids
-    assert {f"katlib.{path}" for path in DOCUMENTED} <= ids  # methods too
-    for path in ids - {f"katlib.{name}" for name in DOCUMENTED}:
-        module, _, name = path.rpartition(".")
-        assert hasattr(importlib.import_module(module), name), (
-            path
-        )  # not getattr: katlib.rational is a function as well
-    assert "system-message" not in text and "problematic" not in text
-
-
-def test_docstrings_keep_their_signs_on_the_page():
-    lines = [
-        "sum |b_j| |x|^j, *args and b_1 .. b_n, mimetic_",
-        "",
-        "Example:",
-        "    >>> a * b",
-        "    2",
-    ]
-    api.plain_text(None, None, None, None, None, lines)
-    assert lines == [
-        r"sum \|b_j\| \|x\|^j, \*args and b_1 .. b_n, mimetic\_",
-        "",
-        "Example:",
-        "    >>> a * b",
-        "    2",
-    ]
+def test_horner_evaluates_a_polynomial():
+    t = torch.tensor([[[2.0, -1.0]]])
+    assert horner(t, torch.tensor([[1.0, 2.0, 3.0]])).tolist() == [[[17.0, 2.0]]]

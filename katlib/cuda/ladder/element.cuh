@@ -1,14 +1,17 @@
-// What every stage of the ladder does for one element; the stages differ only in how they sum. Formulas and letters as in ../rational.cu.
+// What every stage of the ladder does for one element; the stages differ only in how they sum.
+// Formulas and letters are those of ../rational.cu.
 //
-// x is (rows, groups, span): element (row, column) of a group lies at (row * groups + group) * span + column.
+// x is (rows, groups, span): element (row, column) of a group lies at
+// (row * groups + group) * span + column.
 #pragma once
 #ifdef HEADER
 #include HEADER
 #endif
 
-constexpr int COEFFICIENTS = M + 1 + N;                                 // a_0 .. a_M, then b_1 .. b_N
+// a_0 .. a_M, then b_1 .. b_N
+constexpr int COEFFICIENTS = M + 1 + N;
 
-// F = P / Q at x, and if asked for, g's share of the gradients: dx, and the terms that da and db are the sums of.
+// F(x) = P / Q, by Horner's rule.
 __device__ inline float rational(float x, const float *a, const float *b) {
     float P = a[M], Q = 0, z = fabs(x);
     for (int i = M - 1; i >= 0; i--) P = P * x + a[i];
@@ -16,6 +19,7 @@ __device__ inline float rational(float x, const float *a, const float *b) {
     return P / (1 + Q);
 }
 
+// Returns dx, and in `terms` what this element adds to each coefficient's gradient.
 __device__ inline float gradients(float g, float x, const float *a, const float *b,
                                   float (&terms)[COEFFICIENTS]) {
     float P = a[M], dP = 0, Q = 0, dQ = 0, z = fabs(x);
@@ -43,7 +47,7 @@ __device__ inline float *destination(float *da, float *db, long long group, int 
     return k <= M ? da + group * (M + 1) + k : db + group * N + k - M - 1;
 }
 
-// The element at which a thread of blockIdx.x's group stands, when it has come to that group's element `number`.
+// Where element `number` of the group of blockIdx.x lies in memory.
 __device__ inline long long place(long long number, long long groups, long long span) {
     return (number / span * groups + blockIdx.x) * span + number % span;
 }

@@ -1,11 +1,14 @@
-// Stage 1: one thread for each element, forward and backward each fused into one kernel. x is read once, and no power of it is stored.
+// Stage 1: one thread for each element. Forward and backward are one kernel each, so x is read once
+// and no power of it is ever stored.
 //
-// Every element adds its ten terms to the same few numbers in global memory, by atomics. All threads queue for those addresses, and
-// since they come in another order each time, no two runs give the same bits. This is how the first KAT kernels did it.
+// Every element adds its ten terms to the same few numbers in global memory, by atomic additions.
+// All threads queue for those addresses. They arrive in a different order each time, so no two runs
+// give the same bits. This is how the first KAT kernels did it.
 
 #include "element.cuh"
 
-extern "C" __global__ void forward(const TYPE *x, const float *a, const float *b, TYPE *y, long long rows, long long groups, long long span) {
+extern "C" __global__ void forward(const TYPE *x, const float *a, const float *b, TYPE *y,
+                                   long long rows, long long groups, long long span) {
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= rows * groups * span) return;
     const long long group = i / span % groups;

@@ -1,9 +1,11 @@
-// Stage 3: a thread keeps ten sums in registers while it strides over its elements; nothing is shared inside the loop, so nobody waits.
-// Coefficients are in registers too. Ten global atomics a thread are left, at the end: many threads, all at the same time.
+// Stage 3: a thread keeps ten sums in registers while it strides over its elements. Nothing is
+// shared inside the loop, so no thread waits. The coefficients are in registers too. At the end,
+// ten global atomics are left for each thread: they come from many threads, all at the same time.
 
 #include "element.cuh"
 
-extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b, TYPE *dx, float *da, float *db,
+extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b,
+                                    TYPE *dx, float *da, float *db,
                                     long long rows, long long groups, long long span) {
     const long long group = blockIdx.x, stride = (long long)gridDim.y * blockDim.x;
     float numerator[M + 1], denominator[N + 1], sums[COEFFICIENTS] = {}, terms[COEFFICIENTS];

@@ -1,10 +1,12 @@
-// Stage 4: the block adds up its threads' sums before it goes to global memory. Inside a warp, threads read each other's registers
-// (shuffles): 16 + 8 + 4 + 2 + 1 lanes fold 32 sums into one. The warps' sums meet in shared memory. Ten global atomics a block are left.
-// That is fast, but the blocks still come in any order, and float sums depend on it.
+// Stage 4: a block adds up the sums of its threads before it goes to global memory. Inside a warp,
+// threads read each other's registers by shuffles: each step halves the number of sums, and five
+// steps turn 32 into one. The sums of the warps meet in shared memory. Ten global atomics are left
+// for each block. That is fast, but blocks still finish in any order, and float sums depend on it.
 
 #include "element.cuh"
 
-extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b, TYPE *dx, float *da, float *db,
+extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b,
+                                    TYPE *dx, float *da, float *db,
                                     long long rows, long long groups, long long span) {
     const long long group = blockIdx.x, stride = (long long)gridDim.y * blockDim.x;
     float numerator[M + 1], denominator[N + 1], sums[COEFFICIENTS] = {}, terms[COEFFICIENTS];
@@ -23,7 +25,8 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
             sums[k] += __shfl_down_sync(0xffffffff, sums[k], half);
         if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32][k] = sums[k];
     }
-    __syncthreads();                            // the warps' sums are there
+    // no thread may read before the sums of all warps are there
+    __syncthreads();
     if (threadIdx.x < COEFFICIENTS) {
         float total = 0;
         for (unsigned warp = 0; warp < blockDim.x / 32; warp++) total += warps[warp][threadIdx.x];

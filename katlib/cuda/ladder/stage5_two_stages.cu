@@ -1,12 +1,15 @@
-// Stage 5: no atomics. A block writes its ten sums where no other block writes; a second kernel adds them up, always in the same order,
-// so that two runs give the same bits. It costs one more launch, and groups * 10 * blocks numbers written and read.
+// Stage 5: no atomics. A block writes its ten sums where no other block writes, and a second kernel
+// adds them up, always in the same order, so two runs give the same bits. The price is one more
+// launch, and groups * 10 * blocks numbers that are written and read again.
 //
-// ../rational.cu has this shape too. What it adds: 16-byte loads, one approximate reciprocal in place of two divisions, no division
-// of indices inside the loop, blocks that cover several narrow groups, and sums that are put aside before they grow long.
+// ../rational.cu works in the same way. It adds 16-byte loads, one approximate reciprocal in place
+// of two divisions, no division of indices inside the loop, blocks that cover several narrow
+// groups, and sums that are put aside before their chains of additions grow long.
 
 #include "element.cuh"
 
-extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b, TYPE *dx, float *partial,
+extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b,
+                                    TYPE *dx, float *partial,
                                     long long rows, long long groups, long long span) {
     const long long group = blockIdx.x, stride = (long long)gridDim.y * blockDim.x;
     float numerator[M + 1], denominator[N + 1], sums[COEFFICIENTS] = {}, terms[COEFFICIENTS];
@@ -25,7 +28,8 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
             sums[k] += __shfl_down_sync(0xffffffff, sums[k], half);
         if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32][k] = sums[k];
     }
-    __syncthreads();                            // the warps' sums are there
+    // no thread may read before the sums of all warps are there
+    __syncthreads();
     if (threadIdx.x < COEFFICIENTS) {
         float total = 0;
         for (unsigned warp = 0; warp < blockDim.x / 32; warp++) total += warps[warp][threadIdx.x];

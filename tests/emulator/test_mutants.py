@@ -1,0 +1,139 @@
+"""The proof that the emulator's checks would notice a mistake in rational.cu.
+
+Each mutant is a copy of it with one changed sign, bound, index or barrier, and must be caught.
+"""
+
+import shutil
+
+import pytest
+import torch
+from oracle import data, errors, with_zeros
+
+import katlib.cuda
+from emulator import emulation
+from emulator.checking import ASKED, LIMIT, check
+
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("g++"), reason="the emulator needs g++"),
+    pytest.mark.slow,
+]
+
+SHARES = "walk.group / a_share, walk.group / b_share, numerator, denominator);\n"
+A_ALONE = "walk.group / a_share, walk.group, numerator, denominator);\n"
+B_ALONE = "walk.group, walk.group / b_share, numerator, denominator);\n"
+
+MUTANTS = [
+    # signs
+    ("t < 0 ? -F : F", "t < 0 ? F : -F"),
+    ("t < 0 ? -F : F", "t <= 0 ? -F : F"),
+    ("< 0 ? total : -total", "< 0 ? -total : total"),
+    ("< 0 ? total : -total", "<= 0 ? total : -total"),
+    ("dP - (t", "dP + (t"),
+    ("fabs(t), derivative)", "t, derivative)"),
+    ("fabs(t), dQ)", "t, dQ)"),
+    ("b_term *= fabs(x)", "b_term *= x"),
+    ("= fabs(b[", "= (b["),
+    # bounds
+    ("offset < end", "offset <= end"),
+    ("column >= packs", "column > packs"),
+    ("slots && group < groups ?", "slots ?"),
+    ("i < share * parts", "i < share * parts - 1"),
+    ("slot = 0; valid", "slot = 1; valid"),
+    ("lane = rank; lane < lanes;", "lane = rank; lane < lanes - 1;"),
+    ("lane = rank; lane < lanes; lane += team", "lane = rank; lane < lanes; lane += WARP"),
+    ("unsigned warp = 1;", "unsigned warp = 2;"),
+    ("i <= M; i++) {", "i < M; i++) {"),
+    ("j <= N; j++) {", "j < N; j++) {"),
+    ("i = K - 1; i >= 0", "i = K - 1; i > 0"),
+    ("first < items;", "first < group_tile;"),
+    ("valid = item < items && group < groups", "valid = item < items"),
+    ("half = team / 2", "half = team / 4"),
+    ("half = WARP / 2", "half = WARP / 4"),
+    # sums
+    ("+ blockIdx.y] = total", "] = total"),
+    ("threadIdx.x] += sum[k]", "threadIdx.x] = sum[k]"),
+    ("sums[k][threadIdx.x] = 0;", ";"),
+    ("local) * lanes + lane]", "local) * lanes + rank]"),
+    ("total *= SCALE;", "total *= -SCALE;"),
+    # barriers
+    ("__syncthreads();\n        add_up_block", "        add_up_block"),
+    ("__syncthreads();\n    if", "    if"),
+    # the way of a thread
+    ("offset += gap", "offset -= gap"),
+    ("+ group * packs + column", "+ column"),
+    ("column_step = S % packs", "column_step = 0"),
+    # which row of the coefficients
+    (SHARES + "#pragma", B_ALONE + "#pragma"),
+    (SHARES + "#pragma", A_ALONE + "#pragma"),
+    (SHARES + "    if constexpr", B_ALONE + "    if constexpr"),
+    (SHARES + "    if constexpr", A_ALONE + "    if constexpr"),
+    ("i < share * parts", "i < parts"),
+    ("row * share + i / parts", "row * share"),
+    ("M + 1 : N, share", "N : M + 1, share"),
+    ("? a_share : b_share", "? b_share : a_share"),
+    ("row * share + i / parts", "row + i / parts"),
+    # what is computed unless it is told otherwise
+    ("#define INPUT_GRADIENT true", "#define INPUT_GRADIENT false"),
+    ("#define COEFFICIENT_GRADIENTS true", "#define COEFFICIENT_GRADIENTS false"),
+]
+
+# only seen where one of the gradients is computed alone
+IF_INPUT, IF_COEFFICIENTS = "if constexpr (INPUT_GRADIENT)", "if constexpr (COEFFICIENT_GRADIENTS)"
+MUTANTS_OF_ONE_GRADIENT = [
+    (IF_INPUT + " dx[", IF_COEFFICIENTS + " if (dx) dx["),
+    (IF_COEFFICIENTS + " add_terms", IF_INPUT + " add_terms"),
+    (IF_COEFFICIENTS + " {\n        for", IF_INPUT + " {\n        for"),
+    (IF_COEFFICIENTS + " {\n#pragma", IF_INPUT + " {\n#pragma"),
+    ("t < 0 ? -F : F", "t < 0 ? F : -F"),
+    ("b_term *= fabs(x)", "b_term *= x"),
+    ("__syncthreads();\n        add_up_block", "        add_up_block"),
+]
+
+
+def mutated(tmp_path, old, new):
+    source = katlib.cuda.SOURCE.read_text()
+    assert source.count(old) == 1, f"{old!r} is in rational.cu {source.count(old)} times"
+    path = tmp_path / "mutant.cu"
+    path.write_text(source.replace(old, new))
+    return path
+
+
+def probe():
+    """Small launches that together reach every line: idle threads and groups, threads that change
+    column, sums put aside several times, a second kernel of several warps."""
+    torch.manual_seed(0)
+    check(*with_zeros(*data(40, 51, 7)), multiprocessors=4, threads=256)
+    check(*data(3, 2, 1001), multiprocessors=4, threads=512)
+    check(*data(150, 1, 257), multiprocessors=1, threads=256)
+    check(*data(40, 1, 257), multiprocessors=40, threads=256)
+    check(*data(40, 12, 24, a_share=12, b_share=3))
+
+
+def probe_one_gradient():
+    torch.manual_seed(0)
+    g, x, a, b = with_zeros(*data(40, 51, 7))
+    for asked in ("input", "coefficients"):
+        with emulation(multiprocessors=4, threads=256):
+            gradients = katlib.cuda.backward(g, x, a, b, x.shape, *ASKED[asked])
+        assert max(errors((None, *gradients), g, x, a, b).values()) < LIMIT
+
+
+def test_the_source_passes_the_probes():
+    probe()
+    probe_one_gradient()
+
+
+@pytest.mark.parametrize("old, new", MUTANTS)
+def test_a_mutant_is_caught(tmp_path, monkeypatch, old, new):
+    monkeypatch.setattr(katlib.cuda, "SOURCE", mutated(tmp_path, old, new))
+    with pytest.raises((AssertionError, RuntimeError)) as caught:
+        probe()
+    assert "error:" not in str(caught.value), "it did not even compile"
+
+
+@pytest.mark.parametrize("old, new", MUTANTS_OF_ONE_GRADIENT)
+def test_a_mutant_of_one_gradient_is_caught(tmp_path, monkeypatch, old, new):
+    monkeypatch.setattr(katlib.cuda, "SOURCE", mutated(tmp_path, old, new))
+    with pytest.raises((AssertionError, RuntimeError)) as caught:
+        probe_one_gradient()
+    assert "error:" not in str(caught.value), "it did not even compile"
