@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 MLPS = ("grkan", "mlp")
 
 # far above any ViT that has been trained (22 billion parameters, 48 blocks), far below what hangs
+MAX_SIZE = 10**6
+MAX_MLP_RATIO = 1000
 MAX_DEPTH = 1000
 MAX_PARAMETERS = 10**11
 
@@ -71,11 +73,11 @@ class Architecture:
         for name in ("act_init", "degrees"):
             object.__setattr__(self, name, _pair(name, getattr(self, name)))
         for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "num_heads"):
-            _check_int(name, getattr(self, name), 1)
+            _check_int(name, getattr(self, name), 1, MAX_SIZE)
         _check_int("depth", self.depth, 1, MAX_DEPTH)
         for name in ("drop_rate", "drop_path_rate"):
             _check_number(name, getattr(self, name), 0, 1)
-        _check_number("mlp_ratio", self.mlp_ratio, 0, math.inf)
+        _check_number("mlp_ratio", self.mlp_ratio, 0, MAX_MLP_RATIO)
         if self.mlp not in MLPS:
             raise ValueError(f"mlp={self.mlp!r} is not known; allowed are 'grkan' and 'mlp'")
         _check_divides("patch_size", self.patch_size, "img_size", self.img_size)
@@ -119,7 +121,7 @@ class Architecture:
 
     def as_dict(self) -> dict[str, Any]:
         """The arguments of `VisionTransformer`."""
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def hidden_features(self) -> int:
@@ -166,9 +168,8 @@ def _check_int(name: str, value: object, least: int, most: float = math.inf) -> 
 
 def _check_number(name: str, value: object, least: float, most: float) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most or value == math.inf:  # type: ignore[operator]
-        limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
-        raise ValueError(f"{name}={value!r:.100}; allowed are numbers, {limit}")
+    if not is_number or not least <= value <= most:  # type: ignore[operator]
+        raise ValueError(f"{name}={value!r:.100}; allowed are numbers, {least} to {most}")
 
 
 def _check_divides(name: str, value: int, whole_name: str, whole: int) -> None:

@@ -1,7 +1,7 @@
-"""What the images of a data set must look like: how their pixels are normalised, what their classes are.
+"""What the images of a data set must look like, and what its classes are.
 
-The keys are timm's: mean and std of the training pixels per channel, scaled to [0, 1]; crop_pct, the
-share of the image that is looked at; the interpolation by which it is resized.
+The keys are timm's: `mean` and `std` of the training pixels per channel, scaled to [0, 1];
+`crop_pct`, the share of the image that is looked at; `interpolation`, by which it is resized.
 """
 
 # CIFAR-10 (Krizhevsky 2009); a test computes both from the training images

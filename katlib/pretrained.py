@@ -1,42 +1,37 @@
 """Trained weights: the released KATs by name, a file by its path, and our own small file format.
 
-The released models are the six of the KAT paper (arXiv 2409.10594, table 2), on the Hugging Face hub under `adamdad/`; FlashKAT's checkpoints
-(arXiv 2505.13813) hold the same tensors under two other names. A file is read without running code from it, and compared name by name and
-shape by shape with the model that it should fit before anything is loaded: the links to the T and S checkpoints on the release's page,
-for one, are interchanged.
+The released models are those of the KAT paper (arXiv 2409.10594, table 2; `katlib.hub`). A file is
+read without running code from it (`katlib.weight_files`), and compared name by name and shape by
+shape with the model that it should fit before memory is taken for one: the links to the T and S
+checkpoints on the release's page, for one, are interchanged.
 """
 
-import argparse
 import json
 import os
-import pickle
-import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from katlib.images import CIFAR10, IMAGENET
-from katlib.vit import VisionTransformer
+from katlib import hub
+from katlib.architecture import Architecture
+from katlib.files import write_whole
+from katlib.images import IMAGENET
+from katlib.rational import initial_coefficients
+from katlib.vit import Block, VisionTransformer
+from katlib.weight_files import architecture_of, read_weights, stated_architecture
 
-SIZES = {
-    "tiny": {"embed_dim": 192, "num_heads": 3},
-    "small": {"embed_dim": 384, "num_heads": 6},
-    "base": {"embed_dim": 768, "num_heads": 12},
+# the models that come with katlib
+OURS: dict[str, Path] = {
+    "kat-cifar10": Path(__file__).parent / "weights" / "kat-cifar10.safetensors"
 }
-OFFICIAL = {
-    f"kat_{size}_patch16_224{tag}": f"adamdad/kat_{size}_patch16_224{tag}"
-    for size in SIZES
-    for tag in ("", ".vitft")
-}  # name: hub
-OURS = {"kat-cifar10": Path(__file__).parent / "weights" / "kat-cifar10.safetensors"}  # name: file
-RENAMED = {
-    "numerator_v": "weight_numerator",
-    "denominator_v": "weight_denominator",
-}  # FlashKAT's names: ours
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+# arguments of a model that say nothing for mlp="mlp"
+RATIONAL_ARGUMENTS = ("groups", "act_init", "degrees", "numerator_groups")
 
 
 def load_pretrained(
@@ -45,21 +40,26 @@ def load_pretrained(
     """A trained Vision Transformer, in evaluation mode, with float32 weights on the CPU.
 
     Args:
-        name_or_path: a name: "kat_tiny_patch16_224", "kat_small_patch16_224" or "kat_base_patch16_224", trained on ImageNet-1k from
-            scratch, each also with ".vitft", trained on from a ViT (both need the package huggingface_hub and, the first time, a network);
-            or "kat-cifar10", which comes with katlib. Or the path of a file: safetensors, or PyTorch's own format (.pth, .pt, .bin, .tar),
-            of weights alone or in a checkpoint of timm's training script (its averaged weights, if it has them) or of `katlib.train`.
-        num_heads: attention heads, for files that do not say; default: one for each 64 channels, as in the released models.
+        name_or_path: a name: "kat_tiny_patch16_224", "kat_small_patch16_224" or
+            "kat_base_patch16_224", trained on ImageNet-1k from scratch, each also with ".vitft",
+            trained on from a ViT (both need the package huggingface_hub and, the first time, a
+            network); or "kat-cifar10", which comes with katlib. Or the path of a file: safetensors,
+            or PyTorch's own format (.pth, .pt, .bin, .tar), of weights alone or in a checkpoint of
+            timm's training script (its averaged weights, if it has them) or of `katlib.train`.
+        num_heads: attention heads, for files that do not say; default: one for each 64 channels, as
+            in the released models.
 
     Returns:
-        A `VisionTransformer` with the attribute `pretrained_cfg`, a dictionary with timm's names for what the images must be like:
-        `mean` and `std` (three numbers each, of pixels scaled to [0, 1]), `input_size` (channels, height, width), `crop_pct`,
-        `interpolation`, `num_classes`; and `architecture`, the model's arguments, `source`, where it came from, and `classes`, if known.
-        Of a file that does not say, they are ImageNet's.
+        A `VisionTransformer` with the attribute `pretrained_cfg`, a dictionary with timm's names
+        for what the images must be like: `mean` and `std` (three numbers each, of pixels scaled to
+        [0, 1]), `input_size` (channels, height, width), `crop_pct`, `interpolation`, `num_classes`;
+        and `architecture`, the model's arguments, `source`, where it came from, and `classes`, if
+        known. Of a file that does not say, they are ImageNet's.
 
     Raises:
-        ValueError: the file is damaged, holds objects other than tensors (a pickle that would run code, say), or has other names or
-            shapes than the model.
+        ValueError: the file is damaged, holds objects other than tensors (a pickle that would run
+            code, say), asks for a model that cannot be built, or has other names or shapes than the
+            model.
         FileNotFoundError: neither a known name nor a file.
         ImportError: a released model without huggingface_hub.
         ConnectionError: the hub cannot be reached and the file is not in its cache.
@@ -69,43 +69,23 @@ def load_pretrained(
         >>> model.pretrained_cfg["classes"][:2], model.pretrained_cfg["input_size"]
         (['airplane', 'automobile'], (3, 32, 32))
     """
-    name, expected, config = str(name_or_path), {}, {}
-    if name in OFFICIAL:
-        path, config = _download(name)
-        expected = SIZES[name.split("_")[1]] | {
-            "img_size": 224,
-            "patch_size": 16,
-            "num_classes": 1000,
-        }
+    name = str(name_or_path)
+    path, images = _locate(name)
+    state, header = read_weights(path)
+    if name in hub.RELEASED:
+        # so a file of another size is refused, and not taken for the model that was asked for
+        architecture = hub.RELEASED[name]
+    elif header.get("architecture"):
+        architecture = stated_architecture(header["architecture"], path)
     else:
-        path = OURS.get(name, Path(name_or_path))
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{name!r} is neither a file nor a name that is known ({', '.join([*OFFICIAL, *OURS])})"
-                if name not in OURS
-                else f"{name!r} should come with katlib as {path.name}, which is not in this installation; install it from the repository"
-            )
-    state, stored = read_weights(path)
-    heads = stored.pop("num_heads", None)
-    whole = (
-        {"crop_pct": 1.0} if "architecture" in stored else {}
-    )  # our own files are of models that saw whole images, unless they say otherwise
-    architecture = stored.pop("architecture", None) or architecture_of(
-        state, num_heads or heads, path
-    )
-    model = build(
-        architecture | expected
-    )  # a file of another size is refused, not taken for what was asked
-    load_strictly(model, state, path)
-    config = IMAGENET | whole | config | stored
-    model.pretrained_cfg = config | {
-        "input_size": (model.patch_embed.proj.in_channels, model.img_size, model.img_size),
-        "source": name,
-        "num_classes": model.head.out_features,
-        "architecture": architecture,
-        "mean": tuple(config["mean"]),
-        "std": tuple(config["std"]),
-    }
+        architecture = architecture_of(state, num_heads or header.get("num_heads"), path)
+    _check_depth(architecture, state, path)
+    model = _without_weights(architecture, path)
+    _check_names_and_shapes(model, state, path)
+    _check_finite(state, path)
+    model = model.to_empty(device="cpu")
+    model.load_state_dict(state, strict=True)
+    model.pretrained_cfg = _pretrained_cfg(name, architecture, images, header)
     return model.eval()
 
 
@@ -113,217 +93,138 @@ def save_pretrained(
     model: VisionTransformer,
     path: str | os.PathLike,
     *,
-    mean=None,
-    std=None,
-    classes=None,
-    **metadata,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
+    **metadata: Any,
 ) -> None:
-    """Writes a model as one safetensors file that `load_pretrained` reads: float16 weights, and how to use them in the header.
+    """Writes a model as one safetensors file that `load_pretrained` reads.
 
-    The coefficients of the rational functions stay float32: they are a thousandth of the numbers, and powers of x magnify their rounding.
+    The weights are float16, and the header says how to use them. The coefficients of the rational
+    functions stay float32: they are a thousandth of the parameters, and powers of x magnify their
+    rounding.
 
     Args:
         model: the model.
         path: the file, ending in `.safetensors`; whole or absent, whatever happens meanwhile.
-        mean, std: what images are normalised with, of pixels scaled to [0, 1], a number for each channel; default: those of
-            `model.pretrained_cfg`.
+        mean, std: what images are normalised with, of pixels scaled to [0, 1], a number for each
+            channel; default: those of `model.pretrained_cfg`.
         classes: names of the outputs.
         metadata: anything else that JSON can say.
 
     Raises:
-        ValueError: no mean and std, names of another number than the outputs, or a weight that float16 cannot hold.
+        ValueError: no mean and std, names of another number than the outputs, or a weight that
+            float16 cannot hold.
 
     Example:
-        >>> model = katlib.VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=10)
-        >>> katlib.save_pretrained(model, "kat.safetensors", mean=katlib.train.data.MEAN, std=katlib.train.data.STD, classes=katlib.train.data.CLASSES)
+        >>> from katlib.images import CLASSES, MEAN, STD
+        >>> model = katlib.VisionTransformer(
+        ...     img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2, num_classes=10
+        ... )
+        >>> katlib.save_pretrained(model, "kat.safetensors", mean=MEAN, std=STD, classes=CLASSES)
     """
     known = getattr(model, "pretrained_cfg", {})
-    mean, std, classes = (
-        mean or known.get("mean"),
-        std or known.get("std"),
-        classes or known.get("classes"),
-    )
+    mean = known.get("mean") if mean is None else mean
+    std = known.get("std") if std is None else std
+    classes = known.get("classes") if classes is None else classes
     if mean is None or std is None:
         raise ValueError(
-            "mean and std of the training images are needed: whoever loads the file must normalise as the training did"
+            "mean and std of the training images are needed: whoever loads the file must normalise "
+            "as the training did"
         )
     if classes is not None and len(classes) != model.head.out_features:
         raise ValueError(
             f"{len(classes)} classes are named; the model has {model.head.out_features} outputs"
         )
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    half = {
-        name: value.float()
-        if ".weight_numerator" in name or ".weight_denominator" in name
-        else value.half()
-        for name, value in state.items()
-    }
-    too_large = [name for name, value in half.items() if not value.isfinite().all()]
-    if too_large:
-        raise ValueError(
-            f"{too_large[0]} holds values that are not finite in float16, whose largest number is 65504"
-        )
     header = {
-        "architecture": architecture_of(state, model.blocks[0].attn.num_heads),
+        "architecture": _as_json(_architecture_to_save(model, state)),
         "mean": mean,
         "std": std,
         "classes": classes,
         "crop_pct": known.get("crop_pct", 1.0),
     } | metadata
-    temporary = f"{os.fspath(path)}.{os.getpid()}.part"
-    save_file(
-        half,
-        temporary,
-        {key: json.dumps(value) for key, value in header.items() if value is not None},
-    )
-    os.replace(temporary, path)
+    texts = {key: json.dumps(value) for key, value in header.items() if value is not None}
+    weights = _in_half_precision(state)
+    with write_whole(path) as temporary:
+        save_file(weights, temporary, texts)
 
 
-def read_weights(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of a file under katlib's names, and what its header says. Nothing in the file is run.
-
-    Raises:
-        ValueError: a damaged file, or one that holds anything but tensors, plain containers and the arguments of a training script.
-    """
-    path, header = Path(path), {}
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}
-                header = {
-                    key: _parsed(value)
-                    for key, value in (file.metadata() or {}).items()
-                    if key != "format"
-                }
-        else:
-            with torch.serialization.safe_globals(
-                [argparse.Namespace]
-            ):  # timm's checkpoints keep their command line in one
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # there is no end to the errors that wrong bytes can cause
-        reason = (str(error) or type(error).__name__).splitlines()
-        if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
-            called = re.search(
-                r"GLOBAL (\S+)", str(error)
-            )  # "Trying to load unsupported GLOBAL posix.system ..."
-            raise ValueError(
-                f"{path} holds more than weights: reading it would run {called[1] if called else 'code'}, of its author's choice. It was not "
-                "read. Ask for a safetensors file, or save model.state_dict() alone."
-            ) from None
-        raise ValueError(
-            f"{path} is damaged or no file of weights ({reason[0][:200]}); fetch it again"
-        ) from error
-    for key in (
-        "state_dict_ema",
-        "state_dict",
-        "model_ema",
-        "model",
-    ):  # the averaged weights are the ones that timm evaluates
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(value, Tensor) for value in state.values())
-    ):
-        raise ValueError(
-            f"{path} holds no state dict: a dictionary from names to tensors is needed, alone or under 'state_dict' or 'model'"
-        )
-    if "state" in header:  # a checkpoint of katlib.train: its optimizer is left out
-        header = CIFAR10 | {"num_heads": header["state"]["run"]["config"]["num_heads"]}
-        kept = (
-            "average." if "steps" in state else "model."
-        )  # if there is an average, it is what was evaluated
-        state = {
-            name.removeprefix(kept): value for name, value in state.items() if name.startswith(kept)
-        }
-    return {renamed(name): value for name, value in state.items()}, header
-
-
-def architecture_of(
-    state: dict[str, Tensor], num_heads: int | None = None, source="the state dict"
-) -> dict:
-    """The arguments of the `VisionTransformer` whose tensors these are. Only num_heads does not show in them; default: embed_dim / 64."""
-    try:
-        embed_dim, in_chans, patch_size, _ = state["patch_embed.proj.weight"].shape
-        hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
-        architecture = {
-            "img_size": round((state["pos_embed"].shape[1] - 1) ** 0.5) * patch_size,
-            "patch_size": patch_size,
-            "in_chans": in_chans,
-            "num_classes": state["head.weight"].shape[0],
-            "embed_dim": embed_dim,
-            "depth": 1
-            + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
-            "num_heads": num_heads or max(1, embed_dim // 64),
-            "mlp_ratio": next(
-                ratio
-                for ratio in (hidden / embed_dim, (hidden + 0.5) / embed_dim)
-                if int(embed_dim * ratio) == hidden
-            ),
-        }
-        if "blocks.0.mlp.act2.weight_numerator" not in state:
-            return architecture | {"mlp": "mlp"}
-        (numerator_groups, m), (groups, n) = (
-            state[f"blocks.0.mlp.act2.weight_{part}"].shape for part in ("numerator", "denominator")
-        )
-        init = [[[1.0] * m, [0.0] * n]] * 2  # of these degrees; the file's coefficients replace it
-        groups, numerator_groups = (
-            None if count == hidden and first == embed_dim else count
-            for count, first in (  # one for each channel
-                (groups, len(state["blocks.0.mlp.act1.weight_denominator"])),
-                (numerator_groups, len(state["blocks.0.mlp.act1.weight_numerator"])),
+def _locate(name: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a model's name or path, and what the hub says of its images."""
+    if name in hub.RELEASED:
+        return hub.download(name)
+    if name in OURS:
+        path = OURS[name]
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{name!r} should come with katlib as {path.name}, which is not in this "
+                "installation; install it from the repository"
             )
+        return path, {}
+    if not Path(name).is_file():
+        raise FileNotFoundError(
+            f"{name!r} is neither a file nor a name that is known "
+            f"({', '.join([*hub.RELEASED, *OURS])})"
         )
-        return (
-            architecture
-            | {
-                "mlp": "grkan",
-                "groups": groups,
-                "degrees": [m - 1, n],
-                "numerator_groups": numerator_groups,
-            }
-            | ({} if (m, n) == (6, 4) else {"act_init": init})
-        )
-    except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{source} is no Vision Transformer that katlib knows: {error}; its tensors begin with {', '.join(list(state)[:3])}"
-        ) from error
+    return Path(name), {}
 
 
-def build(architecture: dict) -> VisionTransformer:
-    """A model of these arguments whose weights are still to come: nothing is drawn, which would take a minute for KAT-B."""
-    with torch.device("meta"):
-        model = VisionTransformer(**architecture)
-    return model.to_empty(device="cpu")
+def _without_weights(architecture: Architecture, source: object) -> VisionTransformer:
+    """A model on the meta device: it has names and shapes, and no numbers.
 
-
-def load_strictly(model: nn.Module, state: dict[str, Tensor], source) -> None:
-    """`load_state_dict(strict=True)`, in place, with a message that says in one line what does not fit.
+    Nothing is drawn, which would take a minute for KAT-B, and no memory is taken.
 
     Raises:
-        ValueError: other names, other shapes, or numbers that are not finite.
+        ValueError: starts of the rational functions that do not exist.
     """
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in state.items()}
-    other = [
-        f"{name} {given[name]} for {wanted[name]}"
-        for name in wanted
-        if name in given and given[name] != wanted[name]
-    ]
-    problems = [
-        f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
-        for what, names in (
-            ("tensors have another shape", other),
-            ("are missing", [name for name in wanted if name not in given]),
-            ("are not of this model", [name for name in given if name not in wanted]),
+    try:
+        with torch.device("meta"):
+            return VisionTransformer(**architecture.as_dict())
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{source} asks for a model that cannot be built: {error}") from error
+
+
+def _check_depth(architecture: Architecture, state: Mapping[str, Tensor], source: object) -> None:
+    """Refuses a depth that the file's tensors do not have: even empty blocks take time to make."""
+    blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    if len(blocks) != architecture.depth:
+        raise ValueError(
+            f"{source} does not fit the model: it holds {len(blocks)} blocks for "
+            f"{architecture.depth}"
         )
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def _check_names_and_shapes(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Says in one line what does not fit, which `load_state_dict` says in hundreds.
+
+    Raises:
+        ValueError: other names or other shapes than the model's.
+    """
+    wanted, given = _shapes(model.state_dict()), _shapes(state)
+    problems = {
+        "tensors have another shape": [
+            f"{name} {given[name]} for {shape}"
+            for name, shape in wanted.items()
+            if name in given and given[name] != shape
+        ],
+        "are missing": [name for name in wanted if name not in given],
+        "are not of this model": [name for name in given if name not in wanted],
+    }
+    sentences = [
+        f"{len(names)} {problem} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for problem, names in problems.items()
         if names
     ]
-    if problems:
-        raise ValueError(f"{source} does not fit the model: " + "; ".join(problems))
+    if sentences:
+        raise ValueError(f"{source} does not fit the model: " + "; ".join(sentences))
+
+
+def _check_finite(state: Mapping[str, Tensor], source: object) -> None:
     broken = [
         name
         for name, value in state.items()
@@ -331,58 +232,86 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], source) -> None:
     ]
     if broken:
         raise ValueError(
-            f"{source} holds numbers that are not finite in {len(broken)} tensors, {broken[0]} for one"
+            f"{source} holds numbers that are not finite in {len(broken)} tensors, {broken[0]} for "
+            "one"
         )
-    model.load_state_dict(state, strict=True)
 
 
-def renamed(name: str) -> str:
-    """A parameter's name in katlib, from FlashKAT's or from that of a wrapped model."""
-    for prefix in ("module.", "_orig_mod."):  # of DistributedDataParallel and torch.compile
-        name = name.removeprefix(prefix)
-    head, _, last = name.rpartition(".")
-    return f"{head}.{RENAMED[last]}" if last in RENAMED else name
-
-
-def _parsed(text: str):
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _download(name: str) -> tuple[Path, dict]:
-    """A released model's file in the hub's cache, and what its configuration there says of the images."""
-    repository = OFFICIAL[name]
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise ImportError(
-            f"{name!r} is on the Hugging Face hub; `pip install huggingface_hub` (it comes with timm), or load a file that you have"
-        ) from error
-
-    def fetched(file: str) -> Path | None:
-        try:
-            return Path(hf_hub_download(repository, file))
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):
-                raise  # no network: not the same as no such file
-        return None
-
-    try:
-        path = next(filter(None, map(fetched, HUB_FILES)), None)
-        settings = fetched("config.json")
-    except OSError as error:  # every error of the hub is one
-        raise ConnectionError(
-            f"{name!r} could not be fetched from the hub ({type(error).__name__}: {str(error).splitlines()[0][:150]}). Where there is a network, download "
-            f"https://huggingface.co/{repository}/resolve/main/{HUB_FILES[0]}, bring the file here, and pass its path to load_pretrained"
-        ) from error
-    if path is None:
-        raise ConnectionError(
-            f"{repository} has neither {HUB_FILES[0]} nor {HUB_FILES[1]} on the hub"
-        )
-    stated = json.loads(settings.read_text()).get("pretrained_cfg", {}) if settings else {}
-    return path, {
-        key: stated[key] for key in ("mean", "std", "crop_pct", "interpolation") if key in stated
+def _pretrained_cfg(
+    name: str, architecture: Architecture, images: dict[str, Any], header: dict[str, Any]
+) -> dict[str, Any]:
+    """`pretrained_cfg`: what the file's header says, else the hub, else what is usual."""
+    usual = IMAGENET
+    if "architecture" in header:
+        # models in our own format saw whole images, unless their header says otherwise
+        usual = usual | {"crop_pct": 1.0}
+    said = {key: value for key, value in header.items() if key != "num_heads"}
+    cfg = usual | images | said
+    return cfg | {
+        "input_size": (architecture.in_chans, architecture.img_size, architecture.img_size),
+        "source": name,
+        "num_classes": architecture.num_classes,
+        "architecture": _as_json(architecture),
+        "mean": _channel_numbers("mean", cfg["mean"], name),
+        "std": _channel_numbers("std", cfg["std"], name),
     }
+
+
+def _channel_numbers(key: str, values: object, source: str) -> tuple[float, ...]:
+    if not isinstance(values, (list, tuple)) or not all(
+        isinstance(v, (int, float)) for v in values
+    ):
+        raise ValueError(
+            f"{source} says {key}={values!r:.100}; needed is a number for each channel"
+        )
+    return tuple(values)
+
+
+def _in_half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as they are stored: float16, but for the coefficients of rational functions.
+
+    Raises:
+        ValueError: a weight that float16 cannot hold.
+    """
+    stored = {}
+    for name, value in state.items():
+        is_coefficient = ".weight_numerator" in name or ".weight_denominator" in name
+        stored[name] = value.float() if is_coefficient else value.half()
+        if not stored[name].isfinite().all():
+            raise ValueError(
+                f"{name} holds values that are not finite in float16, whose largest number is 65504"
+            )
+    return stored
+
+
+def _architecture_to_save(model: VisionTransformer, state: Mapping[str, Tensor]) -> Architecture:
+    """The model's own architecture, unless its parts were exchanged after it was built."""
+    stated = getattr(model, "architecture", None)
+    if isinstance(stated, Architecture):
+        stated = _with_plain_starts(stated)
+        if _shapes(_without_weights(stated, "the model").state_dict()) == _shapes(state):
+            return stated
+    return architecture_of(state, cast(Block, model.blocks[0]).attn.num_heads)
+
+
+def _with_plain_starts(architecture: Architecture) -> Architecture:
+    """The same architecture; starts that are not names are pairs of lists of coefficients."""
+    if architecture.mlp == "mlp":
+        return architecture
+    first, second = (_plain_start(start, architecture.degrees) for start in architecture.act_init)
+    return replace(architecture, act_init=(first, second))
+
+
+def _plain_start(start: Any, degrees: tuple[int, int]) -> str | list[list[float]]:
+    if isinstance(start, str):
+        return start
+    return [coefficients.tolist() for coefficients in initial_coefficients(start, degrees)]
+
+
+def _as_json(architecture: Architecture) -> dict[str, Any]:
+    """The arguments of the model as JSON has them: lists for tuples."""
+    arguments = architecture.as_dict()
+    if architecture.mlp == "mlp":
+        for name in RATIONAL_ARGUMENTS:
+            del arguments[name]
+    return json.loads(json.dumps(arguments))

@@ -1,4 +1,5 @@
-"""Trained weights: released names and shapes, other programs' files, our own format, and files that must be refused."""
+"""Trained weights: released names and shapes, other programs' files, our own format, and files that
+must be refused."""
 
 import argparse
 import http.server
@@ -8,30 +9,39 @@ import pickle
 import random
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny import draw_tiny
+from torch import nn
 from torch.testing import assert_close
 
 import katlib
-from katlib import pretrained
+from katlib import hub, pretrained
+from katlib.architecture import KAT_BASE, KAT_SMALL, KAT_TINY, Architecture
+from katlib.images import CLASSES, MEAN, STD
+from katlib.train import train
+from katlib.train.recipe import Config
+from katlib.weight_files import architecture_of
 
-RELEASED = json.loads(
-    (Path(__file__).parent / "kat_tiny_keys.json").read_text()
-)  # names and shapes of the released KAT-T's parameters
+# names and shapes of the released KAT-T's parameters
+RELEASED = json.loads((Path(__file__).parent / "kat_tiny_keys.json").read_text())
 SMALL = dict(
     img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=10, groups=4
 )
+HALF = dict(mean=[0.5] * 3, std=[0.5] * 3)
 
 
 @pytest.fixture
 def kat():
+    """A small KAT whose weights are away from where all models start."""
     model = katlib.VisionTransformer(**SMALL).eval()
-    with torch.no_grad():  # away from where all models start
-        for name, p in model.named_parameters():
+    with torch.no_grad():
+        for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
     return model
 
@@ -45,106 +55,152 @@ def released():
     }
 
 
-def same(model, state):
+def is_same(model, state):
     loaded = model.state_dict()
     return loaded.keys() == state.keys() and all(
         torch.equal(loaded[name], state[name]) for name in state
     )
 
 
-def test_the_released_names_and_shapes_load_strictly(released, tmp_path):
-    save_file(released, tmp_path / "model.safetensors")
-    model = katlib.load_pretrained(tmp_path / "model.safetensors")
-    assert same(model, released) and not model.training
-    assert (
-        sum(p.numel() for p in model.parameters()) == 5_718_328
-        and model.blocks[0].attn.num_heads == 3
-    )
-    cfg = model.pretrained_cfg
-    assert (
-        cfg["mean"] == (0.485, 0.456, 0.406)
-        and cfg["std"] == (0.229, 0.224, 0.225)
-        and cfg["crop_pct"] == 0.875
-    )
-    assert cfg["input_size"] == (3, 224, 224) and cfg["num_classes"] == 1000
-    assert katlib.VisionTransformer(**cfg["architecture"] | {"depth": 1}).pos_embed.shape == (
-        1,
-        197,
-        192,
-    )
-    assert model(torch.randn(1, 3, 224, 224)).isfinite().all()
+def shapes(model):
+    return {name: p.shape for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda s: s,
-        lambda s: {"model": s},
-        lambda s: {
-            "state_dict": s,
-            "epoch": 3,
-            "args": argparse.Namespace(lr=1e-3),
-            "optimizer": {"state": {}},
-        },
-        lambda s: {
-            "state_dict": {k: torch.zeros_like(v) for k, v in s.items()},
-            "state_dict_ema": s,
-        },
-        lambda s: {f"module.{k}": v for k, v in s.items()},
-        lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
-        lambda s: {
-            k.replace("weight_numerator", "numerator_v").replace(
-                "weight_denominator", "denominator_v"
-            ): v
-            for k, v in s.items()
-        },
-    ],
-    ids=["plain", "model", "timm's checkpoint", "averaged weights", "DDP", "compiled", "FlashKAT"],
-)
-def test_pytorch_files_in_all_their_wrappings(kat, tmp_path, wrap):
+@pytest.fixture(scope="module")
+def model(released, tmp_path_factory):
+    """The model of a file like the released KAT-T's."""
+    path = tmp_path_factory.mktemp("released") / "model.safetensors"
+    save_file(released, path)
+    return katlib.load_pretrained(path)
+
+
+class TestAFileOfTheReleasedNamesAndShapes:
+    def test_loads_strictly(self, model, released):
+        assert is_same(model, released)
+
+    def test_is_a_kat_t_in_evaluation_mode(self, model):
+        assert sum(p.numel() for p in model.parameters()) == 5_718_328
+        assert model.blocks[0].attn.num_heads == 3
+        assert not model.training
+
+    def test_is_for_imagenets_images(self, model):
+        cfg = model.pretrained_cfg
+        assert cfg["mean"] == (0.485, 0.456, 0.406)
+        assert cfg["std"] == (0.229, 0.224, 0.225)
+        assert cfg["crop_pct"] == 0.875
+
+    def test_says_its_input_and_outputs(self, model):
+        assert model.pretrained_cfg["input_size"] == (3, 224, 224)
+        assert model.pretrained_cfg["num_classes"] == 1000
+
+    def test_says_the_arguments_of_its_model(self, model):
+        arguments = model.pretrained_cfg["architecture"] | {"depth": 1}
+        assert katlib.VisionTransformer(**arguments).pos_embed.shape == (1, 197, 192)
+
+    def test_computes(self, model):
+        assert model(torch.randn(1, 3, 224, 224)).isfinite().all()
+
+
+def timms_checkpoint(state):
+    arguments = argparse.Namespace(lr=1e-3)
+    return {"state_dict": state, "epoch": 3, "args": arguments, "optimizer": {"state": {}}}
+
+
+def with_average(state):
+    zeros = {name: torch.zeros_like(value) for name, value in state.items()}
+    return {"state_dict": zeros, "state_dict_ema": state}
+
+
+def with_flashkats_names(state):
+    return {
+        name.replace("weight_numerator", "numerator_v").replace(
+            "weight_denominator", "denominator_v"
+        ): value
+        for name, value in state.items()
+    }
+
+
+WRAPPINGS = {
+    "plain": lambda state: state,
+    "model": lambda state: {"model": state},
+    "timm's checkpoint": timms_checkpoint,
+    "averaged weights": with_average,
+    "DDP": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
+    "FlashKAT": with_flashkats_names,
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_pytorch_files_load_in_all_their_wrappings(kat, tmp_path, wrapping):
     state = kat.state_dict()
-    torch.save(wrap(state), tmp_path / "kat.pth")
-    assert same(katlib.load_pretrained(tmp_path / "kat.pth", num_heads=2), state)
+    torch.save(WRAPPINGS[wrapping](state), tmp_path / "kat.pth")
+    assert is_same(katlib.load_pretrained(tmp_path / "kat.pth", num_heads=2), state)
 
 
-def test_our_own_format_is_half_as_large_and_says_everything(kat, tmp_path):
-    path = tmp_path / "kat.safetensors"
-    katlib.save_pretrained(
-        kat,
-        path,
-        mean=(0.1, 0.2, 0.3),
-        std=(0.4, 0.5, 0.6),
-        classes=[f"class {i}" for i in range(10)],
-        test_accuracy=0.5,
-    )
-    with safe_open(path, "pt") as file:
-        header = file.metadata()
-        dtypes = {name: file.get_tensor(name).dtype for name in file.keys()}
-    assert (
-        json.loads(header["architecture"])["groups"] == 4
-        and json.loads(header["mean"]) == [0.1, 0.2, 0.3]
-        and header["test_accuracy"] == "0.5"
-    )
-    assert all((dtype == torch.float32) == ("act" in name) for name, dtype in dtypes.items())
-    model = katlib.load_pretrained(path)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert model.pretrained_cfg["classes"][3] == "class 3" and model.pretrained_cfg["std"] == (
-        0.4,
-        0.5,
-        0.6,
-    )
-    assert model.pretrained_cfg["input_size"] == (3, 32, 32) and model.blocks[0].attn.num_heads == 2
-    assert model.pretrained_cfg["crop_pct"] == 1.0  # the whole image, not ImageNet's 87.5% of it
-    x = torch.randn(4, 3, 32, 32)
-    assert_close(model(x), kat(x), atol=5e-3, rtol=5e-3)
-    katlib.save_pretrained(
-        model, tmp_path / "again.safetensors"
-    )  # mean, std and classes go on with the model
-    assert same(katlib.load_pretrained(tmp_path / "again.safetensors"), model.state_dict())
-    assert sorted(os.listdir(tmp_path)) == [
-        "again.safetensors",
-        "kat.safetensors",
-    ] and path.stat().st_size < 0.6 * 4 * sum(p.numel() for p in kat.parameters())
+class TestOurOwnFormat:
+    @pytest.fixture
+    def path(self, kat, tmp_path):
+        path = tmp_path / "kat.safetensors"
+        katlib.save_pretrained(
+            kat,
+            path,
+            mean=(0.1, 0.2, 0.3),
+            std=(0.4, 0.5, 0.6),
+            classes=[f"class {i}" for i in range(10)],
+            test_accuracy=0.5,
+        )
+        return path
+
+    def test_has_the_architecture_and_the_metadata_in_its_header(self, path):
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+        assert json.loads(header["architecture"])["groups"] == 4
+        assert json.loads(header["mean"]) == [0.1, 0.2, 0.3]
+        assert header["test_accuracy"] == "0.5"
+
+    def test_has_the_header_keys_that_it_always_had(self, path):
+        with safe_open(path, "pt") as file:
+            keys = file.metadata().keys() - {"test_accuracy"}
+        assert keys == {"architecture", "mean", "std", "classes", "crop_pct"}
+
+    def test_keeps_only_the_coefficients_in_float32(self, path):
+        with safe_open(path, "pt") as file:
+            dtypes = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+        assert all((dtype == torch.float32) == ("act" in name) for name, dtype in dtypes.items())
+
+    def test_is_half_as_large(self, path, kat):
+        parameters = sum(p.numel() for p in kat.parameters())
+        assert path.stat().st_size < 0.6 * 4 * parameters
+
+    def test_is_loaded_in_float32(self, path):
+        model = katlib.load_pretrained(path)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+    def test_brings_back_the_classes_and_the_images(self, path):
+        cfg = katlib.load_pretrained(path).pretrained_cfg
+        assert cfg["classes"][3] == "class 3"
+        assert cfg["std"] == (0.4, 0.5, 0.6)
+        assert cfg["input_size"] == (3, 32, 32)
+        # the whole image, not ImageNet's 87.5% of it
+        assert cfg["crop_pct"] == 1.0
+
+    def test_brings_back_the_function(self, path, kat):
+        model = katlib.load_pretrained(path)
+        x = torch.randn(4, 3, 32, 32)
+        assert model.blocks[0].attn.num_heads == 2
+        assert_close(model(x), kat(x), atol=5e-3, rtol=5e-3)
+
+    def test_can_be_saved_again_without_saying_mean_and_std(self, path, tmp_path):
+        model = katlib.load_pretrained(path)
+        katlib.save_pretrained(model, tmp_path / "again.safetensors")
+        again = katlib.load_pretrained(tmp_path / "again.safetensors")
+        assert is_same(again, model.state_dict())
+        assert again.pretrained_cfg["classes"][3] == "class 3"
+
+    def test_leaves_no_other_file(self, path, tmp_path):
+        katlib.save_pretrained(katlib.load_pretrained(path), tmp_path / "again.safetensors")
+        assert sorted(os.listdir(tmp_path)) == ["again.safetensors", "kat.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -156,116 +212,180 @@ def test_our_own_format_is_half_as_large_and_says_everything(kat, tmp_path):
         dict(degrees=(2, 1), act_init=[([0.0, 1.0, 0.1], [0.1])] * 2),
         dict(in_chans=1, patch_size=4),
         dict(groups=None, numerator_groups=None),
+        # hidden / embed_dim is rounded so that it gives one hidden feature less
+        dict(embed_dim=28, mlp_ratio=244.5 / 28),
     ],
     ids=str,
 )
-def test_every_architecture_is_read_off_its_tensors(options, tmp_path):
-    model = katlib.VisionTransformer(**SMALL | options)
-    katlib.save_pretrained(model, tmp_path / "x.safetensors", mean=[0.5] * 3, std=[0.5] * 3)
+class TestEveryArchitecture:
+    def test_is_saved_and_loaded(self, options, tmp_path):
+        model = katlib.VisionTransformer(**SMALL | options)
+        katlib.save_pretrained(model, tmp_path / "x.safetensors", **HALF)
+        again = katlib.load_pretrained(tmp_path / "x.safetensors")
+        assert shapes(again) == shapes(model)
+        # the arguments are whole
+        katlib.VisionTransformer(**again.pretrained_cfg["architecture"])
+
+    def test_is_read_off_its_tensors(self, options):
+        model = katlib.VisionTransformer(**SMALL | options)
+        architecture = architecture_of(model.state_dict(), num_heads=2)
+        assert isinstance(architecture, Architecture)
+        assert shapes(katlib.VisionTransformer(**architecture.as_dict())) == shapes(model)
+
+
+def test_a_start_that_was_fitted_is_saved_as_its_coefficients(tmp_path):
+    fit = katlib.fit_rational(torch.sin, (3, 3), rounds=1)
+    model = katlib.VisionTransformer(**SMALL | dict(degrees=(3, 3), act_init=("identity", fit)))
+    katlib.save_pretrained(model, tmp_path / "x.safetensors", **HALF)
     again = katlib.load_pretrained(tmp_path / "x.safetensors")
-    assert {name: p.shape for name, p in again.named_parameters()} == {
-        name: p.shape for name, p in model.named_parameters()
-    }
-    katlib.VisionTransformer(**again.pretrained_cfg["architecture"])  # the arguments are whole
+    start = again.pretrained_cfg["architecture"]["act_init"][1]
+    assert [len(coefficients) for coefficients in start] == [4, 3]
+    assert shapes(again) == shapes(model)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_what_training_leaves_can_be_loaded(tiny_data, tmp_path, ema):
-    """With an average of the weights, it is the average that training evaluates and that is loaded."""
-    from katlib.train import train
-    from katlib.train.recipe import Config
+def test_a_model_with_another_head_than_it_was_built_with_is_saved_as_it_is(kat, tmp_path):
+    kat.head = nn.Linear(32, 3)
+    katlib.save_pretrained(kat, tmp_path / "x.safetensors", **HALF)
+    again = katlib.load_pretrained(tmp_path / "x.safetensors")
+    assert again.pretrained_cfg["num_classes"] == 3
+    assert again.blocks[0].attn.num_heads == 2
 
-    trained = {}
+
+def test_files_whose_header_does_not_say_everything_still_load(kat, tmp_path):
+    """Headers of the first version had neither starts nor drop rates."""
+    arguments = SMALL | dict(in_chans=3, mlp_ratio=4.0, mlp="grkan", degrees=[5, 4])
+    header = {"architecture": json.dumps(arguments), "mean": "[0.5]", "std": "[0.5]"}
+    save_file(kat.state_dict(), tmp_path / "x.safetensors", header)
+    model = katlib.load_pretrained(tmp_path / "x.safetensors")
+    assert is_same(model, kat.state_dict())
+    assert arguments.items() <= model.pretrained_cfg["architecture"].items()
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.9], ids=["weights", "averaged weights"])
+def trained(request, tmp_path_factory):
+    """The weights that training evaluated last, and the model of its checkpoint."""
+    out = tmp_path_factory.mktemp("train")
+    weights = {}
     train(
-        Config(patch_size=8, embed_dim=24, depth=2, num_heads=3, ema=ema),
+        Config(patch_size=8, embed_dim=24, depth=2, num_heads=3, ema=request.param),
         epochs=1,
-        data=tiny_data,
+        data=draw_tiny(),
         progress=False,
         device="cpu",
-        out=tmp_path,
-        on_epoch=lambda model, epoch: trained.update(model.state_dict()),
+        out=out,
+        on_epoch=lambda model, epoch: weights.update(model.state_dict()),
     )
-    model = katlib.load_pretrained(tmp_path / "checkpoint.safetensors")
-    assert same(model, trained) and model.blocks[0].attn.num_heads == 3
-    assert (
-        model.pretrained_cfg["mean"] == katlib.train.data.MEAN
-        and model.pretrained_cfg["classes"][0] == "airplane"
-    )
+    return weights, katlib.load_pretrained(out / "checkpoint.safetensors")
 
 
-def test_the_model_that_comes_with_katlib(kat, tmp_path, monkeypatch):
+class TestACheckpointOfOurTraining:
+    def test_loads_what_training_evaluates(self, trained):
+        weights, model = trained
+        assert is_same(model, weights)
+
+    def test_says_its_heads(self, trained):
+        assert trained[1].blocks[0].attn.num_heads == 3
+
+    def test_is_for_the_images_of_cifar_10(self, trained):
+        cfg = trained[1].pretrained_cfg
+        assert cfg["mean"] == MEAN
+        assert cfg["classes"][0] == "airplane"
+
+
+def test_a_checkpoint_of_training_that_does_not_say_its_heads_is_refused(kat, tmp_path):
+    state = {f"model.{name}": value for name, value in kat.state_dict().items()}
+    save_file(state, tmp_path / "x.safetensors", {"state": '{"run": 3}'})
+    with pytest.raises(ValueError, match="does not say num_heads"):
+        katlib.load_pretrained(tmp_path / "x.safetensors")
+
+
+def test_a_model_of_ours_that_is_not_installed_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(pretrained.OURS, "kat-cifar10", tmp_path / "kat-cifar10.safetensors")
     with pytest.raises(FileNotFoundError, match="not in this installation"):
         katlib.load_pretrained("kat-cifar10")
-    katlib.save_pretrained(
-        kat,
-        tmp_path / "kat-cifar10.safetensors",
-        mean=katlib.train.data.MEAN,
-        std=katlib.train.data.STD,
-        classes=katlib.train.data.CLASSES,
-    )
+
+
+def test_a_model_of_ours_is_loaded_by_its_name(kat, tmp_path, monkeypatch):
+    path = tmp_path / "kat-cifar10.safetensors"
+    monkeypatch.setitem(pretrained.OURS, "kat-cifar10", path)
+    katlib.save_pretrained(kat, path, mean=MEAN, std=STD, classes=CLASSES)
     model = katlib.load_pretrained("kat-cifar10")
-    assert (
-        model.pretrained_cfg["source"] == "kat-cifar10"
-        and model.pretrained_cfg["classes"][9] == "truck"
-    )
+    assert model.pretrained_cfg["source"] == "kat-cifar10"
+    assert model.pretrained_cfg["classes"][9] == "truck"
 
 
-def test_saving_says_what_is_missing(kat, tmp_path):
-    with pytest.raises(ValueError, match="mean and std"):
-        katlib.save_pretrained(kat, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="3 classes are named; the model has 10"):
-        katlib.save_pretrained(
-            kat, tmp_path / "x.safetensors", mean=[0.5] * 3, std=[0.5] * 3, classes="abc"
-        )
-    with torch.no_grad():
-        kat.blocks[1].norm1.weight[0] = 1e5
-    with pytest.raises(ValueError, match="blocks.1.norm1.weight .*65504"):
-        katlib.save_pretrained(kat, tmp_path / "x.safetensors", mean=[0.5] * 3, std=[0.5] * 3)
-    assert not list(tmp_path.iterdir())
+class TestSavingRefuses:
+    @pytest.fixture(autouse=True)
+    def writes_nothing(self, tmp_path):
+        yield
+        assert not list(tmp_path.iterdir())
+
+    def test_a_model_without_mean_and_std(self, kat, tmp_path):
+        with pytest.raises(ValueError, match="mean and std"):
+            katlib.save_pretrained(kat, tmp_path / "x.safetensors")
+
+    def test_names_of_another_number_than_the_outputs(self, kat, tmp_path):
+        with pytest.raises(ValueError, match="3 classes are named; the model has 10"):
+            katlib.save_pretrained(kat, tmp_path / "x.safetensors", **HALF, classes="abc")
+
+    def test_weights_that_float16_cannot_hold(self, kat, tmp_path):
+        with torch.no_grad():
+            kat.blocks[1].norm1.weight[0] = 1e5
+        with pytest.raises(ValueError, match=r"blocks.1.norm1.weight .*65504"):
+            katlib.save_pretrained(kat, tmp_path / "x.safetensors", **HALF)
+
+    def test_metadata_that_json_cannot_say(self, kat, tmp_path):
+        with pytest.raises(TypeError, match="JSON"):
+            katlib.save_pretrained(kat, tmp_path / "x.safetensors", **HALF, note=object())
 
 
-class Malicious:
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
+class TestAPickleThatWouldRunCode:
+    @pytest.fixture
+    def evil(self, tmp_path):
+        path = tmp_path / "it_ran"
+
+        class Malicious:
+            def __reduce__(self):
+                return os.system, (f"touch {path}",)
+
+        yield Malicious()
+        assert not path.exists()
+
+    def test_is_refused_in_pytorchs_format(self, kat, evil, tmp_path):
+        torch.save(kat.state_dict() | {"x": evil}, tmp_path / "kat.pth")
+        with pytest.raises(ValueError, match=r"would run posix.system.*It was not read"):
+            katlib.load_pretrained(tmp_path / "kat.pth")
+
+    def test_is_refused_in_pythons_format(self, evil, tmp_path):
+        (tmp_path / "old.pth").write_bytes(pickle.dumps({"x": evil}, protocol=2))
+        with pytest.raises(ValueError, match=r"would run posix.system.*It was not read"):
+            katlib.load_pretrained(tmp_path / "old.pth")
 
 
-def test_a_pickle_that_would_run_code_is_refused_and_not_run(kat, tmp_path):
-    evil = Malicious()
-    evil.path = tmp_path / "it_ran"
-    torch.save(kat.state_dict() | {"x": evil}, tmp_path / "kat.pth")
-    (tmp_path / "old.pth").write_bytes(pickle.dumps({"x": evil}, protocol=2))
-    for name in ("kat.pth", "old.pth"):
-        with pytest.raises(ValueError, match="would run posix.system.*It was not read"):
-            katlib.load_pretrained(tmp_path / name)
-    assert not evil.path.exists()
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_damaged_file_is_refused_with_a_message(kat, tmp_path, suffix):
-    """Cut short, or with wrong bytes in its header: always a ValueError that names the file, never another error."""
-    whole = tmp_path / f"whole{suffix}"
-    katlib.save_pretrained(
-        kat, whole, mean=[0.5] * 3, std=[0.5] * 3
-    ) if suffix == ".safetensors" else torch.save(kat.state_dict(), whole)
-    content = whole.read_bytes()
-    path, draw = tmp_path / f"damaged{suffix}", random.Random(0)
-    damaged = [
-        b"",
-        b"x" * 1000,
-        content[:100],
-        content[: len(content) // 2],
-        content[:-1],
-        content[len(content) // 2 :],
-    ]
+def damaged_copies(content):
+    """Cut short, cut in front, foreign, and with wrong bytes in the header."""
+    half = len(content) // 2
+    yield from (b"", b"x" * 1000, content[:100], content[:half], content[:-1], content[half:])
+    draw = random.Random(0)
     for _ in range(40):
         wrong = bytearray(content)
         for _ in range(20):
             wrong[draw.randrange(300)] = draw.randrange(256)
-        damaged.append(bytes(wrong))
+        yield bytes(wrong)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_damaged_file_is_refused_with_a_message(kat, tmp_path, suffix):
+    """Always by a ValueError that names the file, never by another error."""
+    whole = tmp_path / f"whole{suffix}"
+    if suffix == ".safetensors":
+        katlib.save_pretrained(kat, whole, **HALF)
+    else:
+        torch.save(kat.state_dict(), whole)
+    path = tmp_path / f"damaged{suffix}"
     refused = 0
-    for wrong in damaged:
-        path.write_bytes(wrong)
+    for content in damaged_copies(whole.read_bytes()):
+        path.write_bytes(content)
         try:
             katlib.load_pretrained(path, num_heads=2)
         except ValueError as error:
@@ -274,127 +394,242 @@ def test_a_damaged_file_is_refused_with_a_message(kat, tmp_path, suffix):
     assert refused >= 40
 
 
-def test_other_shapes_and_names_are_refused_in_one_line(released, tmp_path):
-    cases = {
-        "1 tensors have another shape .blocks.3.mlp.fc1.bias .767,. for .768,..": released
-        | {"blocks.3.mlp.fc1.bias": torch.zeros(767)},
-        "1 are missing .blocks.11.norm2.bias.": {
-            name: value for name, value in released.items() if name != "blocks.11.norm2.bias"
-        },
-        "2 are not of this model .reg, reg2.": released
-        | {"reg": torch.zeros(1), "reg2": torch.zeros(1)},
-        "not finite in 1 tensors, norm.weight": released
-        | {"norm.weight": torch.full((192,), float("nan"))},
-        "no Vision Transformer that katlib knows.*begin with conv1.weight": {
-            "conv1.weight": torch.zeros(3, 3)
-        },
-    }
-    for words, state in cases.items():
-        save_file(state, tmp_path / "x.safetensors")
-        with pytest.raises(ValueError, match=words):
-            katlib.load_pretrained(tmp_path / "x.safetensors")
-    for content in ([1, 2], {"model": 3}, {}, torch.zeros(2)):
-        torch.save(content, tmp_path / "x.pth")
-        with pytest.raises(ValueError, match="holds no state dict"):
-            katlib.load_pretrained(tmp_path / "x.pth")
+def test_a_file_that_may_not_be_read_is_not_called_damaged(kat, tmp_path, monkeypatch):
+    def forbidden(*arguments, **options):
+        raise PermissionError("Permission denied")
+
+    torch.save(kat.state_dict(), tmp_path / "kat.pth")
+    monkeypatch.setattr(torch, "load", forbidden)
+    with pytest.raises(PermissionError):
+        katlib.load_pretrained(tmp_path / "kat.pth")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            {"blocks.3.mlp.fc1.bias": torch.zeros(767)},
+            r"1 tensors have another shape .blocks.3.mlp.fc1.bias .767,. for .768,..",
+        ),
+        ({"blocks.11.norm2.bias": None}, r"1 are missing .blocks.11.norm2.bias."),
+        (
+            {"reg": torch.zeros(1), "reg2": torch.zeros(1)},
+            r"2 are not of this model .reg, reg2.",
+        ),
+        (
+            {f"reg{i}": torch.zeros(1) for i in range(3)},
+            r"3 are not of this model .reg0, reg1, \.\.\.",
+        ),
+        (
+            {"norm.weight": torch.full((192,), float("nan"))},
+            "not finite in 1 tensors, norm.weight",
+        ),
+        (
+            {"pos_embed": torch.zeros(1, 0, 192)},
+            "no Vision Transformer that katlib knows",
+        ),
+        (
+            {"pos_embed": torch.zeros(1, 1, 192)},
+            "asks for a model that cannot be built: img_size=0",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_in_one_line(released, tmp_path, change, words):
+    state = {name: value for name, value in (released | change).items() if value is not None}
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=words) as caught:
+        katlib.load_pretrained(tmp_path / "x.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    save_file({"conv1.weight": torch.zeros(3, 3)}, tmp_path / "x.safetensors")
+    with pytest.raises(
+        ValueError, match=r"no Vision Transformer that katlib knows.*begin with conv1.weight"
+    ):
+        katlib.load_pretrained(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], {"model": 3}, {}, torch.zeros(2), {1: torch.zeros(2)}],
+    ids=["list", "number", "nothing", "tensor", "numbered"],
+)
+def test_what_is_no_state_dict_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        katlib.load_pretrained(tmp_path / "x.pth")
+
+
+def test_heads_that_do_not_divide_the_width_are_refused(kat, tmp_path):
+    torch.save(kat.state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x.pth asks .* num_heads=5 does not divide embed_dim=32"):
+        katlib.load_pretrained(tmp_path / "x.pth", num_heads=5)
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        (dict(depth=10**7), "depth=10000000; allowed are whole numbers, 1 to 1000"),
+        (dict(embed_dim=128_000), r"parameters; allowed are"),
+        (dict(embed_dim=10**400), "cannot be built"),
+        (dict(patch_size=0), "patch_size=0; allowed are whole numbers, 1 or more"),
+        (dict(depth="12"), "depth='12'; allowed are whole numbers"),
+        (dict(depth=True), "depth=True; allowed are whole numbers"),
+        (dict(mlp_ratio=1e308), "cannot be built"),
+        (dict(degrees=[30_000, 4]), "init='swish' is fitted for degrees"),
+        (dict(degrees=[30_000, 4], act_init=["identity"] * 2), "have another shape"),
+        (dict(degrees=[5]), "allowed are pairs"),
+        (dict(act_init=["identity", "nope"]), "init='nope' is not known"),
+        (dict(act_init=[5, {}]), "cannot be built"),
+        (dict(act_init=[None, None]), "cannot be built"),
+        (dict(width=3), "'width'.* are not known"),
+        (dict(depth=1000), "it holds 2 blocks for 1000"),
+        (None, "an architecture is a dictionary"),
+        ([3], "an architecture is a dictionary"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_header_that_asks_for_the_impossible_is_refused_at_once(kat, tmp_path, asked, words):
+    """In one sentence, in less than a second, and before memory is taken for a model."""
+    architecture = SMALL | asked if isinstance(asked, dict) else asked or "a string"
+    header = {"architecture": json.dumps(architecture), "mean": "[0.5]", "std": "[0.5]"}
+    save_file(kat.state_dict(), tmp_path / "x.safetensors", header)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=words) as caught:
+        katlib.load_pretrained(tmp_path / "x.safetensors")
+    assert time.perf_counter() - start < 1
+    assert "\n" not in str(caught.value)
+    assert "x.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("mean", ["0.5", '"half"', '["a", "b"]'])
+def test_a_header_whose_mean_is_no_list_of_numbers_is_refused(kat, tmp_path, mean):
+    header = {"architecture": json.dumps(SMALL), "mean": mean, "std": "[0.5]"}
+    save_file(kat.state_dict(), tmp_path / "x.safetensors", header)
+    with pytest.raises(ValueError, match=r"x.safetensors says mean=.* a number for each channel"):
+        katlib.load_pretrained(tmp_path / "x.safetensors")
 
 
 def test_an_unknown_name_says_which_are_known():
-    with pytest.raises(
-        FileNotFoundError,
-        match="'kat_huge' is neither a file nor a name that is known .kat_tiny_patch16_224, kat_tiny_patch16_224.vitft.*kat-cifar10",
-    ):
-        katlib.load_pretrained("kat_huge")
-    assert (
-        len(pretrained.OFFICIAL) == 6
-        and pretrained.OFFICIAL["kat_base_patch16_224.vitft"]
-        == "adamdad/kat_base_patch16_224.vitft"
+    words = (
+        "'kat_huge' is neither a file nor a name that is known .kat_tiny_patch16_224, "
+        r"kat_tiny_patch16_224.vitft.*kat-cifar10"
     )
+    with pytest.raises(FileNotFoundError, match=words):
+        katlib.load_pretrained("kat_huge")
+
+
+def test_six_models_are_released():
+    assert len(hub.RELEASED) == 6
+    repository = hub.repository("kat_base_patch16_224.vitft")
+    assert repository == "adamdad/kat_base_patch16_224.vitft"
+
+
+@pytest.mark.parametrize("tag", ["", ".vitft"])
+def test_the_released_models_have_three_sizes(tag):
+    sizes = [hub.RELEASED[f"kat_{size}_patch16_224{tag}"] for size in ("tiny", "small", "base")]
+    assert sizes == [KAT_TINY, KAT_SMALL, KAT_BASE]
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A hub on this machine: what lies in the folder it yields is served under /adamdad/NAME/resolve/main/FILE."""
+def served(tmp_path, monkeypatch):
+    """A hub on this machine; it serves what lies in this folder as FOLDER/NAME/FILE.
+
+    The addresses are the hub's own, /adamdad/NAME/resolve/main/FILE.
+    """
     constants = pytest.importorskip("huggingface_hub.constants")
-    served = tmp_path / "served"
+    root = tmp_path / "served"
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self, body=False):
+        def do_HEAD(self, with_content=False):
             _, owner, name, _, _, file = self.path.split("/")
-            path = served / owner / name / file
+            path = root / owner / name / file
             content = path.read_bytes() if path.exists() else b""
             self.send_response(200 if path.exists() else 404)
             self.send_header("X-Repo-Commit", "0" * 40)
             self.send_header("ETag", f'"{hash(content):x}"')
-            self.send_header(
-                "X-Error-Code",
-                "EntryNotFound" if (served / owner / name).exists() else "RepoNotFound",
-            ) if not path.exists() else None
+            if not path.exists():
+                known = (root / owner / name).exists()
+                self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content) if body else None
+            if with_content:
+                self.wfile.write(content)
 
         def do_GET(self):
-            self.do_HEAD(body=True)
+            self.do_HEAD(with_content=True)
 
         def log_message(self, *arguments):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):
-        monkeypatch.setattr(
-            constants,
-            name,
-            getattr(constants, name).replace(
-                constants.ENDPOINT, f"http://127.0.0.1:{server.server_port}"
-            ),
-        )
+    here = f"http://127.0.0.1:{server.server_port}"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, here)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", here)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield served / "adamdad"
+    yield root / "adamdad"
     server.shutdown()
     server.server_close()
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_a_released_model_is_fetched_by_its_name(hub, released, file):
-    folder = hub / "kat_tiny_patch16_224.vitft"
-    folder.mkdir(parents=True)
-    save_file(released, folder / file) if file.endswith("safetensors") else torch.save(
-        released, folder / file
-    )
-    model = katlib.load_pretrained("kat_tiny_patch16_224.vitft")
-    assert same(model, released) and model.pretrained_cfg["mean"] == (0.485, 0.456, 0.406)
-    (folder / "config.json").write_text(
-        json.dumps({"architecture": "kat", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
-    )
-    assert katlib.load_pretrained("kat_tiny_patch16_224.vitft").pretrained_cfg["mean"] == (
-        0.5,
-        0.5,
-        0.5,
-    )  # as the hub says it
+class TestAReleasedModel:
+    NAME = "kat_tiny_patch16_224.vitft"
+
+    @pytest.fixture
+    def folder(self, served, released, file):
+        folder = served / self.NAME
+        folder.mkdir(parents=True)
+        if file.endswith("safetensors"):
+            save_file(released, folder / file)
+        else:
+            torch.save(released, folder / file)
+        return folder
+
+    def test_is_fetched_by_its_name(self, folder, released):
+        model = katlib.load_pretrained(self.NAME)
+        assert is_same(model, released)
+        assert model.pretrained_cfg["mean"] == (0.485, 0.456, 0.406)
+
+    def test_has_the_mean_that_the_hub_says(self, folder):
+        said = {"architecture": "kat", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+        (folder / "config.json").write_text(json.dumps(said))
+        assert katlib.load_pretrained(self.NAME).pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
 
 
-def test_a_file_of_another_size_than_its_name_says_is_refused(hub, released):
-    (hub / "kat_small_patch16_224").mkdir(parents=True)
-    save_file(released, hub / "kat_small_patch16_224" / "model.safetensors")
-    with pytest.raises(
-        ValueError,
-        match=r"does not fit the model: 151 tensors have another shape .* \(1, 1, 192\) for \(1, 1, 384\)",
-    ):
+def test_a_file_of_another_size_than_its_name_says_is_refused(served, released):
+    (served / "kat_small_patch16_224").mkdir(parents=True)
+    save_file(released, served / "kat_small_patch16_224" / "model.safetensors")
+    words = (
+        r"does not fit the model: 151 tensors have another shape .* \(1, 1, 192\) for \(1, 1, 384\)"
+    )
+    with pytest.raises(ValueError, match=words):
         katlib.load_pretrained("kat_small_patch16_224")
 
 
-def test_without_a_hub_the_error_says_what_to_do(hub, monkeypatch):
-    words = r"(?s)could not be fetched.*download https://huggingface.co/adamdad/kat_tiny_patch16_224/resolve/main/model.safetensors.*pass its path"
-    with pytest.raises(ConnectionError, match=words):
-        katlib.load_pretrained("kat_tiny_patch16_224")  # a hub that knows no such repository
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionError, match=words):
+WHAT_TO_DO = (
+    r"(?s)could not be fetched.*download https://huggingface.co/adamdad/kat_tiny_patch16_224"
+    r"/resolve/main/model.safetensors.*pass its path"
+)
+
+
+def test_a_hub_without_the_repository_says_what_to_do(served):
+    with pytest.raises(ConnectionError, match=WHAT_TO_DO):
         katlib.load_pretrained("kat_tiny_patch16_224")
-    (hub / "kat_base_patch16_224").mkdir(parents=True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    with pytest.raises(ConnectionError, match="neither model.safetensors nor pytorch_model.bin"):
+
+
+def test_no_network_says_what_to_do(served, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=WHAT_TO_DO):
+        katlib.load_pretrained("kat_tiny_patch16_224")
+
+
+def test_a_repository_without_weights_says_so(served):
+    (served / "kat_base_patch16_224").mkdir(parents=True)
+    with pytest.raises(ConnectionError, match=r"neither model.safetensors nor pytorch_model.bin"):
         katlib.load_pretrained("kat_base_patch16_224")
 
 
@@ -404,8 +639,14 @@ def test_without_huggingface_hub_the_error_says_what_to_install(monkeypatch):
         katlib.load_pretrained("kat_tiny_patch16_224")
 
 
-def test_a_model_that_waits_for_its_weights_draws_none():
-    model = pretrained.build(SMALL)
-    assert model.state_dict().keys() == katlib.VisionTransformer(
-        **SMALL
-    ).state_dict().keys() and not any(p.is_meta for p in model.parameters())
+def test_a_model_that_waits_for_its_weights_draws_none_and_takes_no_memory():
+    model = pretrained._without_weights(Architecture(**SMALL), "a test")
+    assert model.state_dict().keys() == katlib.VisionTransformer(**SMALL).state_dict().keys()
+    assert all(p.is_meta for p in model.parameters())
+
+
+def test_a_loaded_model_lies_on_the_cpu(kat, tmp_path):
+    torch.save(kat.state_dict(), tmp_path / "x.pth")
+    model = katlib.load_pretrained(tmp_path / "x.pth", num_heads=2)
+    assert not any(p.is_meta for p in model.parameters())
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
