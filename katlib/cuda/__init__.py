@@ -97,7 +97,7 @@ def plan(rows: int, groups: int, packs: int, multiprocessors: int, threads: int)
     Example:
         >>> from katlib.cuda import plan
         >>> plan(rows=25216, groups=8, packs=12, multiprocessors=132, threads=1024)
-        Plan(tiles=1, parts=704, block=192, group_tile=8, lanes=12)
+        Plan(tiles=1, parts=660, block=192, group_tile=8, lanes=12)
     """
     if packs > jit.THREADS // 2:
         return _plan_long_rows(rows, groups, packs, multiprocessors, threads)

@@ -318,13 +318,19 @@ def test_gradgradcheck(float64_inputs):
     assert torch.autograd.gradgradcheck(katlib.rational, float64_inputs)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_opcheck(dtype):
-    g, x, a, b = on("cuda", *data(3, 4, 5, dtype=dtype))
-    torch.library.opcheck(
-        torch.ops.katlib.rational.default, tuple(t.requires_grad_() for t in (x, a, b))
-    )
-    torch.library.opcheck(
-        torch.ops.katlib.rational_backward.default,
-        (g, *(t.detach().requires_grad_() for t in (x, a, b))),
-    )
+@pytest.fixture(params=DTYPES, ids=str)
+def operator_inputs(request):
+    """g, x, a and b for channels in dimension 1."""
+    g, *inputs = on("cuda", *data(3, 4, 5, dtype=request.param))
+    return g, *(t.requires_grad_() for t in inputs)
+
+
+def test_opcheck_forward(operator_inputs):
+    _, *inputs = operator_inputs
+    torch.library.opcheck(torch.ops.katlib.rational.default, (*inputs, 1))
+
+
+@pytest.mark.parametrize("asked", [(True, True), (True, False), (False, True)], ids=str)
+def test_opcheck_backward(operator_inputs, asked):
+    arguments = *operator_inputs, 1, *asked
+    torch.library.opcheck(torch.ops.katlib.rational_backward.default, arguments)
