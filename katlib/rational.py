@@ -92,12 +92,10 @@ def initial_coefficients(
     """Coefficients to start from: a_0 .. a_m and b_1 .. b_n as two float64 vectors.
 
     Args:
-        init: one of
-            - a name, "identity", "relu", "gelu", "swish" or "tanh", whose coefficients
-              `katlib.fit` has fitted, or "released-gelu", those of the KAT release, which are not
-              GELU;
-            - a `katlib.RationalFit` or a `RationalExplorer`;
-            - a pair (numerator, denominator) of one-dimensional tensors or lists.
+        init: a name, "identity", "relu", "gelu", "swish" or "tanh", whose coefficients `katlib.fit`
+            has fitted, or "released-gelu", those of the KAT release, which are not GELU; or a
+            `katlib.RationalFit` or `RationalExplorer`; or a pair (numerator, denominator) of
+            one-dimensional tensors or lists.
         degrees: (m, n). None, which a name does not allow, takes those that `init` has.
 
     Raises:

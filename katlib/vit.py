@@ -105,7 +105,7 @@ class PatchEmbed(nn.Module):
 class VisionTransformer(nn.Module):
     """A Vision Transformer (`mlp="mlp"`) or a Kolmogorov-Arnold Transformer (`mlp="grkan"`).
 
-    Args: those of `katlib.architecture.Architecture`, in words:
+    Args:
         img_size, patch_size: side lengths in pixels; patch_size divides img_size.
         in_chans: channels of the image.
         num_classes: outputs.

@@ -1,4 +1,4 @@
-"""What the book's pages are made with: figures, tables, stored results, recordings of a training run.
+"""What the book's pages are made with: figures, tables, stored results and records of training.
 
 Needs katlib's extra `notebooks` (matplotlib, and what the extras `train` and `widgets` bring).
 """

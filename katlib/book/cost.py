@@ -1,16 +1,21 @@
-"""What a training step costs, counted without running it, and how long a machine needs for it at least.
+"""What a training step costs, counted without running it, and the least time that it can take.
 
-    step = count_step(lambda: katlib.VisionTransformer(), batch_size=64)         every kernel's FLOPs and bytes; the memory after each
-    step_seconds(step, machine)                                                  the roofline (Williams et al., 2009), kernel by kernel
-    parallel_seconds(step, machine, processes=8, link=450e9)                     with the sum of the gradients over several of them
+    step = count_step(lambda: katlib.VisionTransformer(), batch_size=64)
+        every kernel's FLOPs and bytes, and the memory that is in use after it
+    step_seconds(step, machine)
+        the roofline model (Williams et al., 2009), kernel by kernel
+    parallel_seconds(step, machine, processes=8, link=450e9)
+        with the gradients summed over several processes
 
-The step is forward, cross-entropy, backward and AdamW. It runs on tensors that have a shape and no numbers (PyTorch's `FakeTensorMode`), so that a
-model can be counted that would not fit into this machine. Chapter 15 builds it and says how far it is from measured steps.
+The step is forward, cross-entropy, backward and AdamW. It runs on tensors that have a shape and no
+numbers (PyTorch's `FakeTensorMode`), so a model can be counted that would not fit into this
+machine. Chapter 15 builds the model of cost and compares it with measured steps.
 """
 
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,61 +25,88 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from katlib import ops
+from katlib import ops  # noqa: F401  (registers the operators of katlib)
 
-aten, ours = torch.ops.aten, torch.ops.katlib
-BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel sums at once
+aten = torch.ops.aten
+
+# an operator as the dispatcher sees it: torch's OpOverload, which has no public name
+Operator = Any
+
+PHASES = ("forward", "backward", "update")
+
+# bytes of gradients that DistributedDataParallel sums at once
+BUCKET = 25 * 2**20
+
+FLOAT32_BYTES = 4
 
 
-def _chains(a: Tensor, b: Tensor) -> int:
-    """m + n, the multiplications of the two Horner chains."""
-    return a.shape[1] - 1 + b.shape[1]
+# ---- the FLOPs that PyTorch's table of matrix products lacks: attention on a CPU, and ours
 
 
-# what PyTorch's table of matrix products lacks: attention on a CPU, and the rational function (the count of chapter 9)
-FLOPS: dict = dict(flop_registry) | {
-    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
-        q.shape, k.shape, v.shape
-    ),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
-        sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
-    ),
-    ours.rational: lambda x, a, b, **_: (2 * _chains(a, b) + 3) * x.numel(),
-    ours.rational_backward: lambda g, x, a, b, **_: (6 * _chains(a, b) + 9) * x.numel(),
+def _attention_flops(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q.shape, k.shape, v.shape)
+
+
+def _attention_backward_flops(
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
+
+
+def _horner_steps(numerator: Tensor, denominator: Tensor) -> int:
+    """m + n, the multiplications of the two Horner schemes."""
+    return numerator.shape[1] - 1 + denominator.shape[1]
+
+
+def _rational_flops(x: Tensor, numerator: Tensor, denominator: Tensor, *_: Any, **__: Any) -> int:
+    """Counted in chapter 9."""
+    return (2 * _horner_steps(numerator, denominator) + 3) * x.numel()
+
+
+def _rational_backward_flops(
+    g: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, *_: Any, **__: Any
+) -> int:
+    """Counted in chapter 9, for the gradients of the input and of all coefficients."""
+    return (6 * _horner_steps(numerator, denominator) + 9) * x.numel()
+
+
+FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    torch.ops.katlib.rational: _rational_flops,
+    torch.ops.katlib.rational_backward: _rational_backward_flops,
 }
-WRITTEN = {
-    aten._fused_adamw_: (0, 2, 3)
-}  # parameters and two moments; the gradients only under a GradScaler
-FREE = {
+
+# operators that run no kernel, beside those that only make a view
+NO_KERNEL = {
     aten.empty,
     aten.empty_like,
     aten.empty_strided,
     aten.new_empty,
     aten._unsafe_view,
     aten.promote_types,
-}  # no kernel runs
+}
+
+# The arguments that an operator writes, by their places, where its schema names too many: AdamW
+# writes parameters and two moments, and gradients only under a GradScaler.
+WRITTEN_ARGUMENTS = {aten._fused_adamw_: (0, 2, 3)}
 
 
-def _tensors(tree) -> list[Tensor]:
-    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
-
-
-def _written(op, args: tuple, result) -> list[Tensor]:
-    """What an operator writes: its result, or, where it returns nothing, the arguments that its schema says it changes."""
-    if op._schema.returns:
-        return _tensors(result)
-    changed = [
-        i
-        for i, argument in enumerate(op._schema.arguments)
-        if argument.alias_info and argument.alias_info.is_write
-    ]
-    return _tensors([args[i] for i in WRITTEN.get(op.overloadpacket, changed) if i < len(args)])
+# ---- a step and a machine
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel of a step: its operator, its phase ("forward", "backward" or "update"), its FLOPs (0 where they are not worth counting),
-    the bytes that it reads and writes, and the bytes of all tensors that are alive after it."""
+    """One kernel of a step.
+
+    Attributes:
+        name: its operator, for example "aten::mm".
+        phase: "forward", "backward" or "update".
+        flops: its floating-point operations; 0 where they are not worth counting.
+        bytes: what it reads and writes.
+        alive: the bytes of all tensors that exist after it.
+    """
 
     name: str
     phase: str
@@ -85,24 +117,45 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Step:
-    """A training step of `batch_size` images. `peak` are the bytes that are alive at most, `kept` those that forward keeps for backward."""
+    """A training step.
+
+    Attributes:
+        kernels: all kernels, in the order in which they run.
+        parameters: of the model.
+        batch_size: number of images.
+        before: bytes that exist before the step: parameters, the optimizer's state, the images.
+    """
 
     kernels: tuple[Kernel, ...]
     parameters: int
     batch_size: int
-    before: int  # bytes alive before it: parameters, the optimizer's state, the images
+    before: int
 
-    flops = property(lambda self: sum(k.flops for k in self.kernels))
-    bytes = property(lambda self: sum(k.bytes for k in self.kernels))
-    peak = property(lambda self: max(k.alive for k in self.kernels))
-    kept = property(
-        lambda self: [k for k in self.kernels if k.phase == "forward"][-1].alive - self.before
-    )
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of all kernels."""
+        return sum(kernel.flops for kernel in self.kernels)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that all kernels read and write."""
+        return sum(kernel.bytes for kernel in self.kernels)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that exist at once."""
+        return max(kernel.alive for kernel in self.kernels)
+
+    @property
+    def kept(self) -> int:
+        """Bytes that forward keeps for backward."""
+        forward = [kernel for kernel in self.kernels if kernel.phase == "forward"]
+        return forward[-1].alive - self.before
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor as the model sees it.
+    """A processor as the model of cost sees it.
 
     Args:
         peak: FLOP/s of a large matrix product in the type that the step computes in.
@@ -117,48 +170,93 @@ class Machine:
     waits: bool = True
 
 
+# ---- counting
+
+
 class _Meter(TorchDispatchMode):
-    """Sees every operator that runs, below autograd."""
+    """Sees every operator that runs, below autograd, and keeps what it costs.
+
+    Attributes:
+        kernels: what has run so far.
+        phase: the phase of the kernels to come.
+        alive: bytes of all tensors that exist and were made while the meter was active.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.kernels: list[Kernel] = []
-        self.phase, self.alive, self.living = "forward", 0, set()
+        self.phase = "forward"
+        self.alive = 0
+        self._known_storages: set[int] = set()
 
-    def begin(self, phase: str) -> int:
-        """Forgets the kernels so far; returns the bytes that are alive."""
-        self.kernels, self.phase = [], phase
-        return self.alive
-
-    def born(self, t: Tensor) -> None:
-        storage = t.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.living:
-            self.living.add(key)
-            self.alive += size
-            weakref.finalize(storage, self.died, key, size)
-
-    def died(self, key: int, size: int) -> None:
-        self.living.discard(key)
-        self.alive -= size
-
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, op: Operator, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         result = op(*args, **kwargs)
-        read, written = _tensors((args, kwargs)), _written(op, args, result)
-        for t in written:
-            self.born(t)
-        packet = op.overloadpacket
-        if op.namespace in ("aten", "katlib") and not op.is_view and packet not in FREE:
-            # an expanded tensor is no larger than its storage
-            moved = sum(
-                {id(t): min(t.nbytes, t.untyped_storage().nbytes()) for t in read}.values()
-            ) + sum(t.nbytes for t in written)
-            flops = FLOPS[packet](*args, **kwargs, out_val=result) if packet in FLOPS else 0
-            self.kernels.append(
-                Kernel(f"{op.namespace}::{op._opname}", self.phase, flops, moved, self.alive)
+        written = _written(op, args, result)
+        for tensor in written:
+            self._track(tensor)
+        if _runs_a_kernel(op):
+            packet = op.overloadpacket
+            kernel = Kernel(
+                name=f"{op.namespace}::{packet.__name__}",
+                phase=self.phase,
+                flops=FLOPS[packet](*args, **kwargs, out_val=result) if packet in FLOPS else 0,
+                bytes=_bytes_read((args, kwargs)) + sum(tensor.nbytes for tensor in written),
+                alive=self.alive,
             )
+            self.kernels.append(kernel)
         return result
+
+    def _track(self, tensor: Tensor) -> None:
+        """Counts the tensor's storage as alive, once, until it is freed."""
+        storage = tensor.untyped_storage()
+        # a storage without numbers has no address, so the C++ object's stands for it
+        key = storage._cdata
+        if key in self._known_storages:
+            return
+        size = storage.nbytes()
+        self._known_storages.add(key)
+        self.alive += size
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known_storages.discard(key)
+        self.alive -= size
+
+
+def _runs_a_kernel(op: Operator) -> bool:
+    is_computation = op.namespace in ("aten", "katlib")
+    return is_computation and not op.is_view and op.overloadpacket not in NO_KERNEL
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """The tensors in nested lists, tuples and dictionaries."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _bytes_read(arguments: Any) -> int:
+    """Bytes of the tensors among an operator's arguments.
+
+    A tensor that is passed twice is read once, and an expanded one is no larger than its storage.
+    """
+    different = {id(tensor): tensor for tensor in _tensors(arguments)}
+    return sum(
+        min(tensor.nbytes, tensor.untyped_storage().nbytes()) for tensor in different.values()
+    )
+
+
+def _written(op: Operator, args: tuple, result: Any) -> list[Tensor]:
+    """What an operator writes: its result, or the arguments that it changes if it has none."""
+    if op._schema.returns:
+        return _tensors(result)
+    places = WRITTEN_ARGUMENTS.get(op.overloadpacket) or [
+        place
+        for place, argument in enumerate(op._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return _tensors([args[place] for place in places if place < len(args)])
 
 
 def count_step(
@@ -167,18 +265,23 @@ def count_step(
     """Counts a training step, without running it.
 
     Args:
-        build: makes the model, which takes images (B, 3, img_size, img_size) and returns logits (B, classes).
+        build: makes the model, which takes images (B, 3, img_size, img_size) and returns logits
+            (B, classes).
         batch_size: images in a step.
         img_size: their side length in pixels.
-        half: whether the step runs under bfloat16 autocast; parameters, gradients and the optimizer stay float32.
+        half: whether the step runs under bfloat16 autocast; parameters, gradients and the
+            optimizer stay float32.
 
-    Attention is counted as the fused kernel that PyTorch takes where it can. `half` goes by the CPU's rules of autocast, which are a GPU's where, as in a
-    transformer of this package, every norm's input is float32. The counts are those of separate kernels (eager mode);
-    `torch.compile` fuses some, and then the bytes are fewer.
+    Attention is counted as the fused kernel, which PyTorch takes where it can. `half` follows the
+    CPU's rules of autocast. They agree with a GPU's if every norm's input is float32, as it is in
+    the transformers of this package. The counts are those of separate kernels (eager mode);
+    `torch.compile` fuses some of them, which then move fewer bytes.
 
     Example:
         >>> from katlib.book.cost import count_step
-        >>> step = count_step(lambda: katlib.VisionTransformer(embed_dim=192, num_heads=3), batch_size=64)
+        >>> def kat_tiny():
+        ...     return katlib.VisionTransformer(embed_dim=192, num_heads=3)
+        >>> step = count_step(kat_tiny, batch_size=64)
         >>> f"{step.flops / 64 / 1e9:.1f} GFLOP an image, {step.parameters:,} parameters"
         '7.8 GFLOP an image, 5,718,328 parameters'
     """
@@ -186,16 +289,13 @@ def count_step(
         model = build()
     with FakeTensorMode(allow_non_fake_inputs=True), _Meter() as meter:
         model.to_empty(device="cpu")
-        images, labels = (
-            torch.empty(batch_size, 3, img_size, img_size),
-            torch.empty(batch_size, dtype=torch.int64),
-        )
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        for p in model.parameters():
-            p.grad = torch.empty_like(p)
-        optimizer.step()  # from now on it has its two moments
-        optimizer.zero_grad(set_to_none=True)
-        before = meter.begin("forward")
+        images = torch.empty(batch_size, 3, img_size, img_size)
+        labels = torch.empty(batch_size, dtype=torch.int64)
+        optimizer = _optimizer_with_moments(model)
+        before = meter.alive
+        meter.kernels.clear()
+
+        meter.phase = "forward"
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
@@ -203,44 +303,75 @@ def count_step(
         loss.backward()
         meter.phase = "update"
         optimizer.step()
-    return Step(
-        tuple(meter.kernels), sum(p.numel() for p in model.parameters()), batch_size, before
-    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Step(tuple(meter.kernels), parameters, batch_size, before)
+
+
+def _optimizer_with_moments(model: nn.Module) -> torch.optim.Optimizer:
+    """An AdamW that has taken a step: only then do its two moments exist."""
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return optimizer
+
+
+# ---- from counts to seconds
 
 
 def step_seconds(step: Step, machine: Machine, phase: str | None = None) -> float:
-    """Seconds for a step, or one phase of it, if every kernel ran at the machine's peak or at its bandwidth, whichever takes longer.
+    """The least seconds for a step, by the roofline of the machine.
 
-    Where calls wait for kernels both add up; where they do not, the longer of the two counts.
+    Every kernel runs at the machine's peak or at its bandwidth, whichever takes longer. If calls
+    wait for kernels, both times add up; if not, the longer of the two counts.
+
+    Args:
+        step: from `count_step`.
+        machine: what it runs on.
+        phase: one phase, "forward", "backward" or "update"; all by default.
     """
-    kernels = [k for k in step.kernels if phase in (None, k.phase)]
-    running = sum(max(k.flops / machine.peak, k.bytes / machine.bandwidth) for k in kernels)
+    kernels = [kernel for kernel in step.kernels if phase in (None, kernel.phase)]
+    running = sum(
+        max(kernel.flops / machine.peak, kernel.bytes / machine.bandwidth) for kernel in kernels
+    )
     calling = machine.call * len(kernels)
     return running + calling if machine.waits else max(running, calling)
 
 
 def reduce_seconds(bytes: float, processes: int, link: float) -> float:
-    """Seconds to sum `bytes` over a ring of processes, of which each sends and receives `link` bytes/s: in 2 (n - 1) steps every process sends
-    an n-th of them (Patarasu and Yuan, 2009)."""
+    """Seconds to sum `bytes` over a ring of processes (Patarasu and Yuan, 2009).
+
+    With n processes there are 2 (n - 1) steps, in each of which every process sends an n-th of the
+    bytes.
+
+    Args:
+        bytes: size of what each process has.
+        processes: their number, n.
+        link: bytes/s that a process sends, and at the same time receives.
+    """
     return 2 * (processes - 1) / processes * bytes / link
 
 
 def parallel_seconds(
     step: Step, machine: Machine, processes: int, link: float, overlap: bool = True
 ) -> float:
-    """Seconds of a step on each of several machines that sum their gradients (float32), as `DistributedDataParallel` does it.
+    """Seconds of a step on each of several machines that sum their gradients (float32).
+
+    The sum is that of `DistributedDataParallel`, bucket by bucket.
 
     Args:
         step: what one process computes.
-        link: bytes/s that a process sends and receives at once.
-        overlap: whether the sum goes on beside backward; then only the last bucket, which waits for the last gradient, is never hidden.
+        machine: what each process runs on.
+        processes: their number.
+        link: bytes/s that a process sends, and at the same time receives.
+        overlap: whether gradients are summed while backward goes on. Even then the last bucket is
+            not hidden, because it waits for the last gradient.
     """
-    gradients = 4 * step.parameters
-    total = reduce_seconds(gradients, processes, link)
+    gradient_bytes = FLOAT32_BYTES * step.parameters
+    summing = reduce_seconds(gradient_bytes, processes, link)
     if not overlap:
-        return step_seconds(step, machine) + total
-    last = reduce_seconds(min(gradients, BUCKET), processes, link)
-    seconds = {
-        phase: step_seconds(step, machine, phase) for phase in ("forward", "backward", "update")
-    }
-    return seconds["forward"] + max(seconds["backward"] + last, total) + seconds["update"]
+        return step_seconds(step, machine) + summing
+    last_bucket = reduce_seconds(min(gradient_bytes, BUCKET), processes, link)
+    forward, backward, update = (step_seconds(step, machine, phase) for phase in PHASES)
+    return forward + max(backward + last_bucket, summing) + update

@@ -1,26 +1,40 @@
-"""Every figure of the book: one style, a caption and a text alternative for each.
+"""The figures of the book: one style, and for each figure a caption and a text alternative.
 
-A drawing function takes data and returns a matplotlib `Figure`; `figure` turns that into HTML with the drawing as SVG inside, which looks
-the same in Jupyter, in Colab and in the built book. Backgrounds are opaque, so that they read on light and on dark pages.
+A drawing function takes data and returns a matplotlib `Figure`. `figure` turns that into HTML with
+the drawing as SVG inside, which looks the same in Jupyter, in Colab and in the built book.
+Backgrounds are opaque, so that they read on light and on dark pages.
 """
 
 import base64
 import html
 import io
 import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
+from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
+from torch import Tensor
 
 from katlib.book.html import Html
+from katlib.book.statistics import Comparison
+from katlib.files import write_whole
 from katlib.rational import initial_coefficients, rational_reference
 
-# Okabe & Ito's colours, which also those tell apart who see no red or green; black first, for what others are compared with
+# The colours of Okabe & Ito, which can also be told apart by readers who do not see red or green.
+# Black comes first: it is for what the others are compared with.
 PALETTE = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
-STYLE = {
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+BLACK, BLUE, VERMILION = PALETTE[:3]
+
+STYLE: dict[str, Any] = {
+    "axes.prop_cycle": cycler(color=PALETTE),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -39,9 +53,21 @@ STYLE = {
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
     "figure.constrained_layout.use": True,
+    # with a fixed salt for its identifiers, the same drawing is the same file, byte for byte
     "svg.hashsalt": "katlib",
-    "svg.fonttype": "path",  # a fixed salt: the same figure is the same file, byte for byte
+    "svg.fonttype": "path",
 }
+
+PIXELS_PER_INCH = 96
+
+# how a run's model is named and coloured
+MODELS = {"grkan": ("KAT", BLUE), "mlp": ("MLP twin", BLACK)}
+
+# the two rational functions of a block and the names of the functions that they start from
+BLOCK_FUNCTIONS = (("act1", "identity"), ("act2", "swish"))
+
+# the least distance between two labels at the ends of lines, as a fraction of the axes' height
+LABEL_DISTANCE = 0.075
 
 
 def svg(fig: Figure) -> bytes:
@@ -66,99 +92,72 @@ def figure(fig: Figure, caption: str, alt: str) -> Html:
     if not caption.strip() or not alt.strip():
         raise ValueError("a figure needs a caption (what to see) and an alt text (what is drawn)")
     source = base64.b64encode(svg(fig)).decode()
-    width = round(96 * fig.get_figwidth())
+    width = round(PIXELS_PER_INCH * fig.get_figwidth())
     return Html(
-        f'<figure class="katlib-figure" style="margin: 1em 0"><img alt="{html.escape(alt)}" width="{width}" style="max-width: 100%; '
-        f'height: auto" src="data:image/svg+xml;base64,{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        f'<figure class="katlib-figure" style="margin: 1em 0">'
+        f'<img alt="{html.escape(alt)}" width="{width}" '
+        f'style="max-width: 100%; height: auto" src="data:image/svg+xml;base64,{source}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 
-def new_figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 3.6, **options):
-    """A figure and its axes in the book's style; `width` and `height` in inches, `options` as for `Figure.subplots`."""
+def new_figure(
+    columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 3.6, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure and its axes in the book's style.
+
+    Args:
+        columns, rows: numbers of panels.
+        width, height: of the whole figure, in inches.
+        options: as for `Figure.subplots`.
+
+    Returns:
+        The figure and its axes: one `Axes` for a single panel, otherwise an array of them.
+    """
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(width, height))
         axes = fig.subplots(rows, columns, **options)
     return fig, axes
 
 
-def label_line(ax, line, text: str, at: float | None = None) -> None:
+def label_line(ax: Axes, line: Line2D, text: str, at: float | None = None) -> None:
     """Writes `text` at the right end of a line (or at x = `at`), in the line's colour."""
-    x, y = line.get_data()
-    i = len(x) - 1 if at is None else min(range(len(x)), key=lambda k: abs(x[k] - at))
+    points = _points(line)
+    if at is None:
+        point, offset, alignment = points[-1], (6, 0), "center"
+    else:
+        point = min(points, key=lambda xy: abs(xy[0] - at))
+        offset, alignment = (4, 6), "bottom"
     ax.annotate(
         text,
-        (x[i], y[i]),
-        xytext=(6, 0) if at is None else (4, 6),
+        point,
+        xytext=offset,
         textcoords="offset points",
         color=line.get_color(),
-        va="center" if at is None else "bottom",
+        va=alignment,
         annotation_clip=False,
     )
 
 
-def functions(
-    x,
-    curves: dict,
-    xlabel: str = "x",
-    ylabel: str = "",
-    ylim=None,
-    dashed=(),
-    xscale: str = "linear",
-    yscale: str = "linear",
-    marker: str = "",
-) -> Figure:
-    """Curves over x, each labelled at its right end.
+def _points(line: Line2D) -> list[tuple[float, float]]:
+    x = np.asarray(line.get_xdata(), dtype=float)
+    y = np.asarray(line.get_ydata(), dtype=float)
+    return list(zip(x.tolist(), y.tolist()))
+
+
+def label_ends(ax: Axes, lines: Mapping[str, Line2D]) -> None:
+    """Writes each line's label at its right end, in its colour, so that no two overlap.
 
     Args:
-        x: what they share on the horizontal axis.
-        curves: maps labels to values of x's length; a value that is not finite leaves a gap.
-        ylim: (lowest, highest); without it, what the curves need.
-        dashed: labels of curves to dash.
-        xscale, yscale: "linear" or "log".
-        marker: matplotlib's sign for each value; "o" where the values were measured at a few x.
+        ax: the axes, with their final limits.
+        lines: maps labels to lines of `ax`.
     """
-    fig, ax = new_figure()
-    x = torch.as_tensor(x).tolist()
-    ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
-    lines = {
-        label: ax.plot(
-            x,
-            torch.as_tensor(y).tolist(),
-            linestyle="--" if label in dashed else "-",
-            marker=marker,
-            markersize=4,
-        )[0]
-        for label, y in curves.items()
-    }
-    ax.set_ylim(ylim)
-    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-        if (
-            axis.get_scale() == "log" and 0.001 < low < high < 10_000
-        ):  # 20 and 30, not 2 x 10^1 and 3 x 10^1
-            axis.set_major_formatter(matplotlib.ticker.LogFormatter())
-            axis.set_minor_formatter(matplotlib.ticker.LogFormatter())
-    label_ends(ax, lines)
-    return fig
-
-
-def label_ends(ax, lines: dict) -> None:
-    """Writes each line's label at its right end, in its colour, no two on each other. `lines` maps labels to lines of `ax`."""
-    to_axes = ax.transData + ax.transAxes.inverted()
-    ends = []
-    for label, line in lines.items():
-        x, y = [(u, v) for u, v in zip(*line.get_data()) if math.isfinite(v)][-1]
-        ends.append(
-            (
-                *to_axes.transform((x, min(max(y, ax.get_ylim()[0]), ax.get_ylim()[1]))),
-                label,
-                line.get_color(),
-            )
-        )
-    position = -float("inf")
-    for x, y, label, color in sorted(
-        ends, key=lambda end: end[1]
-    ):  # from below, with room for a line of text between two labels
-        position = max(y, position + 0.075)
+    ends = [(*_right_end(ax, line), label, line.get_color()) for label, line in lines.items()]
+    ends.sort(key=lambda end: end[1])
+    # from the lowest to the highest, each label at least one line of text above the one before
+    position = -math.inf
+    for x, y, label, color in ends:
+        position = max(y, position + LABEL_DISTANCE)
         ax.annotate(
             label,
             (x, position),
@@ -171,36 +170,105 @@ def label_ends(ax, lines: dict) -> None:
         )
 
 
-def learning_curves(runs: list[dict], quantity: str = "test_accuracy") -> Figure:
-    """A quantity of each epoch for several runs, KATs in blue and MLPs in black. `runs` are records of `katlib.train.train`."""
+def _right_end(ax: Axes, line: Line2D) -> tuple[float, float]:
+    """Where the line's last finite point is, as fractions of the axes; clipped to their height."""
+    x, y = [(x, y) for x, y in _points(line) if math.isfinite(y)][-1]
+    lowest, highest = ax.get_ylim()
+    y = min(max(y, lowest), highest)
+    to_axes = ax.transData + ax.transAxes.inverted()
+    end_x, end_y = to_axes.transform((x, y))
+    return end_x, end_y
+
+
+def functions(
+    x: Any,
+    curves: Mapping[str, Any],
+    xlabel: str = "x",
+    ylabel: str = "",
+    ylim: tuple[float, float] | None = None,
+    dashed: Collection[str] = (),
+    xscale: str = "linear",
+    yscale: str = "linear",
+    marker: str = "",
+) -> Figure:
+    """Curves over x, each labelled at its right end.
+
+    Args:
+        x: what they share on the horizontal axis; a list, an array or a tensor.
+        curves: maps labels to values, as many as x has; one that is not finite leaves a gap.
+        xlabel, ylabel: labels of the axes.
+        ylim: (lowest, highest); without it, what the curves need.
+        dashed: labels of the curves to draw dashed.
+        xscale, yscale: "linear" or "log".
+        marker: matplotlib's sign for each value; "o" where they were measured at a few x.
+    """
     fig, ax = new_figure()
-    names = {"grkan": ("KAT", PALETTE[1]), "mlp": ("MLP twin", PALETTE[0])}
-    for run in runs:
-        name, color = names[run["mlp"]]
-        ax.plot(
-            *zip(*((e["epoch"], e[quantity]) for e in run["epochs"])),
-            color=color,
-            marker="o",
+    ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+    places = torch.as_tensor(x).tolist()
+    lines = {}
+    for label, values in curves.items():
+        (lines[label],) = ax.plot(
+            places,
+            torch.as_tensor(values).tolist(),
+            linestyle="--" if label in dashed else "-",
+            marker=marker,
             markersize=4,
-            label=name,
         )
-    handles = dict(zip(*reversed(ax.get_legend_handles_labels())))  # one entry for each name
-    ax.legend(handles.values(), handles.keys(), loc="best")
-    ax.set(xlabel="epoch", ylabel=quantity.replace("_", " "))
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    if quantity.endswith("accuracy"):
-        ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+    ax.set_ylim(ylim)
+    _write_out_ticks(ax.xaxis, *ax.get_xlim())
+    _write_out_ticks(ax.yaxis, *ax.get_ylim())
+    label_ends(ax, lines)
     return fig
 
 
-def activations(learned: dict[str, dict], span: float = 4.0) -> Figure:
-    """The learned functions of every `GroupRational` of a model, one panel each, beside those they started from (dashed).
+def _write_out_ticks(axis: Any, low: float, high: float) -> None:
+    """Labels a logarithmic axis 20 and 30 instead of 2 x 10^1 and 3 x 10^1, if that is short."""
+    if axis.get_scale() == "log" and 0.001 < low < high < 10_000:
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter())
+
+
+def learning_curves(runs: list[dict], quantity: str = "test_accuracy") -> Figure:
+    """A quantity of each epoch for several runs, KATs in blue and MLPs in black.
 
     Args:
-        learned: what `katlib.train.record.learned_activations` returns, or the key `activations` of a record.
+        runs: records of `katlib.train.train`.
+        quantity: a key of their epochs.
+    """
+    fig, ax = new_figure()
+    for run in runs:
+        name, color = MODELS[run["mlp"]]
+        epochs = [epoch["epoch"] for epoch in run["epochs"]]
+        values = [epoch[quantity] for epoch in run["epochs"]]
+        ax.plot(epochs, values, color=color, marker="o", markersize=4, label=name)
+    # several runs share a name: the legend has one entry for each name
+    handles, names = ax.get_legend_handles_labels()
+    handle_of = dict(zip(names, handles))
+    ax.legend(handle_of.values(), handle_of.keys(), loc="best")
+    ax.set(xlabel="epoch", ylabel=quantity.replace("_", " "))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if quantity.endswith("accuracy"):
+        ax.yaxis.set_major_formatter(_percent)
+    return fig
+
+
+def _percent(fraction: float, _position: int) -> str:
+    """A tick's label, for matplotlib, which also hands over the tick's position."""
+    return f"{100 * fraction:.3g}%"
+
+
+def activations(learned: dict[str, dict], span: float = 4.0) -> Figure:
+    """The learned functions of a model beside those that they started from (dashed).
+
+    There is one panel for each `GroupRational`, with a column of two for each block.
+
+    Args:
+        learned: what `katlib.train.record.learned_activations` returns, or the key `activations`
+            of a record.
         span: the functions are drawn on [-span, span].
     """
-    blocks = sorted({name.rsplit(".", 1)[0] for name in learned})
+    # in the model's order: sorted by name, block 10 would come before block 2
+    blocks = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in learned))
     fig, axes = new_figure(
         len(blocks),
         2,
@@ -212,66 +280,64 @@ def activations(learned: dict[str, dict], span: float = 4.0) -> Figure:
     )
     x = torch.linspace(-span, span, 201, dtype=torch.float64)
     for column, block in enumerate(blocks):
-        for row, (act, start) in enumerate((("act1", "identity"), ("act2", "swish"))):
-            ax = axes[row][column]
-            a, b = (
-                torch.tensor(learned[f"{block}.{act}"][key], dtype=torch.float64)
-                for key in ("numerator", "denominator")
-            )
-            groups = max(len(a), len(b))
-            values = rational_reference(x[:, None].expand(-1, groups), a, b)  # (201, groups)
-            for g in range(groups):
-                ax.plot(
-                    x,
-                    values[:, g],
-                    color=matplotlib.colormaps["viridis"](0.9 * g / max(1, groups - 1)),
-                    linewidth=1.2,
-                )
-            a0, b0 = initial_coefficients(start, (a.shape[1] - 1, b.shape[1]))
-            ax.plot(
-                x,
-                rational_reference(x[:, None], a0[None], b0[None])[:, 0],
-                color=PALETTE[0],
-                linestyle="--",
-                linewidth=1.2,
-            )
-            if row == 0:
-                ax.set_title(f"block {column}")
-            else:
-                ax.set_xlabel("x")
-        axes[0][0].set_ylabel("first function")
-        axes[1][0].set_ylabel("second function")
+        for row, (function, start) in enumerate(BLOCK_FUNCTIONS):
+            _draw_learned_functions(axes[row][column], x, learned[f"{block}.{function}"], start)
+        axes[0][column].set_title(f"block {column}")
+        axes[1][column].set_xlabel("x")
+    axes[0][0].set_ylabel("first function")
+    axes[1][0].set_ylabel("second function")
     return fig
+
+
+def _draw_learned_functions(ax: Axes, x: Tensor, coefficients: dict, start: str) -> None:
+    """Draws every group's function over x, and the function that all of them started from."""
+    a = torch.tensor(coefficients["numerator"], dtype=torch.float64)
+    b = torch.tensor(coefficients["denominator"], dtype=torch.float64)
+    groups = max(len(a), len(b))
+    values = rational_reference(x[:, None].expand(-1, groups), a, b)  # (201, groups)
+    colors = matplotlib.colormaps["viridis"]
+    for group in range(groups):
+        color = colors(0.9 * group / max(1, groups - 1))
+        ax.plot(x, values[:, group], color=color, linewidth=1.2)
+    a0, b0 = initial_coefficients(start, (a.shape[1] - 1, b.shape[1]))
+    start_values = rational_reference(x[:, None], a0[None], b0[None])[:, 0]
+    ax.plot(x, start_values, color=BLACK, linestyle="--", linewidth=1.2)
 
 
 def picture(path: str | Path, run: dict) -> None:
     """Writes the README's picture: the functions that the trained model of `run` has learned."""
-    Path(path).write_bytes(svg(activations(run["activations"])))
+    drawing = svg(activations(run["activations"]))
+    with write_whole(path) as temporary:
+        temporary.write_bytes(drawing)
 
 
-def differences(comparisons: list) -> Figure:
-    """What each condition of a study gains or loses against another, in percentage points: each seed's difference, their mean and its 95% interval.
+def differences(comparisons: list[Comparison]) -> Figure:
+    """What each condition of a study gains or loses against another, in percentage points.
+
+    A line of the figure shows each seed's difference, their mean and its 95% interval.
 
     Args:
-        comparisons: what `katlib.book.statistics.compare` returns; those without differences are left out.
+        comparisons: what `katlib.book.statistics.compare` returns; those without differences are
+            left out.
     """
-    shown = [c for c in comparisons if c.differences]
+    shown = [comparison for comparison in comparisons if comparison.differences]
     fig, ax = new_figure(width=7.6, height=0.6 + 0.33 * len(shown))
-    for y, c in enumerate(shown):
-        clear = c.low > 0 or c.high < 0  # the interval leaves out 0
-        color = PALETTE[2] if clear else PALETTE[0]
-        ax.plot((100 * c.low, 100 * c.high), (y, y), color=color, linewidth=1.6)
-        ax.plot(
-            [100 * d for d in c.differences],
-            [y] * len(c.differences),
-            "|",
-            color=PALETTE[1],
-            markersize=11,
-            markeredgewidth=1.4,
-        )
-        ax.plot(100 * c.difference, y, "D" if clear else "o", color=color, markersize=6)
-    ax.axvline(0, color=PALETTE[0], linewidth=0.8)
-    ax.set_yticks(range(len(shown)), [c.title for c in shown])
+    for row, comparison in enumerate(shown):
+        _draw_difference(ax, row, comparison)
+    ax.axvline(0, color=BLACK, linewidth=0.8)
+    ax.set_yticks(range(len(shown)), [comparison.title for comparison in shown])
     ax.set(xlabel="difference of test accuracy, percentage points", ylim=(len(shown) - 0.4, -0.6))
     ax.grid(axis="y", visible=False)
     return fig
+
+
+def _draw_difference(ax: Axes, row: int, comparison: Comparison) -> None:
+    """One line of `differences`, coloured if the interval leaves out 0."""
+    is_clear = comparison.low > 0 or comparison.high < 0
+    color = VERMILION if is_clear else BLACK
+    interval = (100 * comparison.low, 100 * comparison.high)
+    ax.plot(interval, (row, row), color=color, linewidth=1.6)
+    points = [100 * difference for difference in comparison.differences]
+    ax.plot(points, [row] * len(points), "|", color=BLUE, markersize=11, markeredgewidth=1.4)
+    mean_marker = "D" if is_clear else "o"
+    ax.plot(100 * comparison.difference, row, mean_marker, color=color, markersize=6)

@@ -1,21 +1,30 @@
 """DenominatorExplorer: what one set of coefficients becomes under each of four denominators."""
 
-import traitlets
+from __future__ import annotations
 
-from katlib.rational import RELEASED_GELU, STORED, initial_coefficients
-from katlib.widgets.explorer import TARGETS
+from collections.abc import Sequence
+from typing import Any
+
+import traitlets
+from torch import Tensor
+
+from katlib.rational import RELEASED_GELU, initial_coefficients
 from katlib.widgets.live import Coefficients, LiveFigure, source
+from katlib.widgets.rational import TARGETS, Pair, check_target, preset_list
 
 
 class DenominatorExplorer(LiveFigure):
     """P(x) / Q(x) for one numerator and one b under four denominators, with a handle for each b_j.
 
-    A: 1 + sum |b_j| |x|^j, which KAT's kernels and katlib evaluate; B: 1 + |sum b_j x^j|, which the paper writes; signed:
-    1 + sum |b_j| x^j, which the released PyTorch fallback evaluates; plain: 1 + sum b_j x^j, without absolute values.
+    They are A: 1 + sum |b_j| |x|^j, which KAT's kernels and katlib evaluate; B: 1 + |sum b_j x^j|,
+    which the paper writes; signed: 1 + sum |b_j| x^j, which the released PyTorch fallback
+    evaluates; and plain: 1 + sum b_j x^j, without absolute values.
 
     Args:
-        numerator, denominator: a_0 .. a_m and b_1 .. b_n, lists or tensors; by default those of the released "gelu".
-        target: "identity", "relu", "gelu", "swish" or "tanh"; what the errors on [-3, 3] are measured against.
+        numerator, denominator: a_0 .. a_m and b_1 .. b_n, lists or tensors; by default those of the
+            released "gelu".
+        target: "identity", "relu", "gelu", "swish" or "tanh"; what the errors on [-3, 3] are
+            measured against.
 
     Attributes: the same, all of them can be assigned.
 
@@ -32,24 +41,29 @@ class DenominatorExplorer(LiveFigure):
     denominator = Coefficients().tag(sync=True)
     target = traitlets.Enum(TARGETS).tag(sync=True)
     interval = traitlets.List([-3.0, 3.0]).tag(sync=True)
-    presets = traitlets.List().tag(sync=True)
+    presets: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def __init__(
-        self, numerator=RELEASED_GELU[0], denominator=RELEASED_GELU[1], target: str = "gelu"
+        self,
+        numerator: Sequence[float] | Tensor = RELEASED_GELU[0],
+        denominator: Sequence[float] | Tensor = RELEASED_GELU[1],
+        target: str = "gelu",
     ):
-        if target not in TARGETS:
-            raise ValueError(
-                f"target={target!r} is not known; allowed are {', '.join(map(repr, TARGETS))}"
-            )
-        presets = {"released “gelu”": RELEASED_GELU} | {
-            name: (STORED[name]["5,4"]["numerator"], STORED[name]["5,4"]["denominator"])
-            for name in ("gelu", "swish")
-        }
-        identity = [c.tolist() for c in initial_coefficients("identity")]
-        presets["a pole at 2"] = (identity[0], [-0.5, 0.0, 0.0, 0.0])
+        check_target(target)
         super().__init__(
             numerator=numerator,
             denominator=denominator,
             target=target,
-            presets=[[name, *map(list, pair)] for name, pair in presets.items()],
+            presets=preset_list(_preset_coefficients()),
         )
+
+
+def _preset_coefficients() -> dict[str, Pair]:
+    """What the buttons of the figure choose, by their labels."""
+    identity, _ = initial_coefficients("identity")
+    return {
+        "released “gelu”": RELEASED_GELU,
+        "gelu": initial_coefficients("gelu"),
+        "swish": initial_coefficients("swish"),
+        "a pole at 2": (identity, [-0.5, 0.0, 0.0, 0.0]),
+    }

@@ -1,32 +1,29 @@
-"""RationalExplorer: a rational function to take in the hand; its curves, coefficients and gain, alive with and without Python behind it."""
+"""RationalExplorer: a rational function whose coefficients can be dragged."""
+
+from __future__ import annotations
 
 import math
+from typing import Any
 
-import numpy as np
 import torch
 import traitlets
+from torch import Tensor
 
-from katlib.init import NODES
 from katlib.rational import RELEASED_GELU, STORED, GroupRational, initial_coefficients
 from katlib.widgets.live import Coefficients, LiveFigure, source
-
-TARGETS = ("identity", "relu", "gelu", "swish", "tanh")
-
-
-def _rule() -> list[list[float]]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    return [nodes.tolist(), (weights / weights.sum()).tolist()]
+from katlib.widgets.rational import TARGETS, Pair, check_target, gauss_hermite, preset_list
 
 
 class RationalExplorer(LiveFigure):
     """F(x) = P(x) / Q(x) with a handle for each of its coefficients.
 
-    Shows F and its slope, P and Q, a target with the largest error on [-3, 3], the density of inputs z ~ N(0, 1), the gain
-    1 / E[F(z)^2] and the poles. Everything is computed in the browser; with a kernel, the coefficients sync both ways.
+    It shows F and its slope, P and Q, a target with the largest error on [-3, 3], the density of
+    inputs z ~ N(0, 1), the gain 1 / E[F(z)^2] and the poles. Everything is computed in the browser;
+    with a kernel, the coefficients sync both ways.
 
     Args:
-        start: where the function starts: a name, a `RationalFit` or a pair (numerator, denominator) as in `GroupRational(init=...)`, or a
-            `GroupRational`, of which `group` is taken.
+        start: where the function starts: a name, a `RationalFit` or a pair (numerator, denominator)
+            as in `GroupRational(init=...)`, or a `GroupRational`, of which `group` is taken.
         target: "identity", "relu", "gelu", "swish" or "tanh"; what the error is measured against.
         group: which group of a `GroupRational`.
         degrees: (m, n), if `start` is a name.
@@ -35,14 +32,15 @@ class RationalExplorer(LiveFigure):
         numerator: list of m + 1 floats, a_0 .. a_m. Can be assigned.
         denominator: list of n floats, b_1 .. b_n. Can be assigned.
         target: as above. Can be assigned.
-        safe: True for Q = 1 + sum |b_j| |x|^j, as katlib evaluates it; False for the plain 1 + sum b_j x^j, which can have poles.
+        safe: True for Q = 1 + sum |b_j| |x|^j, as katlib evaluates it; False for the plain
+            1 + sum b_j x^j, which can have poles.
 
     Raises:
         ValueError: an unknown name or target, or a group that the `GroupRational` does not have.
 
     Example:
         >>> explorer = katlib.RationalExplorer("swish", target="gelu")
-        >>> explorer.numerator[1] = 0.6                        # a list: assign it as a whole to be seen in the figure
+        >>> explorer.numerator = [0.0, 0.6, *explorer.numerator[2:]]  # the figure follows
         >>> katlib.GroupRational(64, init=explorer).channels
         64
     """
@@ -53,62 +51,44 @@ class RationalExplorer(LiveFigure):
     target = traitlets.Enum(TARGETS).tag(sync=True)
     safe = traitlets.Bool(True).tag(sync=True)
     interval = traitlets.List([-3.0, 3.0]).tag(sync=True)
-    presets = traitlets.List().tag(sync=True)
-    best = traitlets.Dict().tag(sync=True)
-    quadrature = traitlets.List().tag(sync=True)
+    presets: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    best: traitlets.Dict[str, float] = traitlets.Dict().tag(sync=True)
+    quadrature: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def __init__(
-        self, start="swish", target: str = "gelu", group: int = 0, degrees: tuple[int, int] = (5, 4)
+        self,
+        start: Any = "swish",
+        target: str = "gelu",
+        group: int = 0,
+        degrees: tuple[int, int] = (5, 4),
     ):
-        if target not in TARGETS:
-            raise ValueError(
-                f"target={target!r} is not known; allowed are {', '.join(map(repr, TARGETS))}"
-            )
-        self.module, self.group = (start, group) if isinstance(start, GroupRational) else (None, 0)
-        if self.module is not None:
-            a, b = self._rows()
+        check_target(target)
+        self.module: GroupRational | None = None
+        self.group = 0
+        if isinstance(start, GroupRational):
+            self.module, self.group = start, group
+            a, b = _rows_of_group(start, group)
         else:
             a, b = initial_coefficients(start, degrees if isinstance(start, str) else None)
-        key = f"{len(a) - 1},{len(b)}"
-        known = (
-            {"identity": initial_coefficients("identity", (len(a) - 1, len(b)))}
-            if len(a) > 1
-            else {}
-        )
-        known |= {
-            name: (fits[key]["numerator"], fits[key]["denominator"])
-            for name, fits in STORED.items()
-            if key in fits
-        }
-        if key == "5,4":
-            known["released “gelu”"] = RELEASED_GELU
-        best = {name: STORED.get(name, {}).get(key, {}).get("max_error", 0.0) for name in TARGETS}
+        m, n = len(a) - 1, len(b)
         super().__init__(
             numerator=a.tolist(),
             denominator=b.tolist(),
             target=target,
-            best=best,
-            quadrature=_rule(),
-            presets=[
-                [name, *(torch.as_tensor(c, dtype=torch.float64).tolist() for c in pair)]
-                for name, pair in known.items()
-            ],
+            best=_smallest_errors(m, n),
+            quadrature=gauss_hermite(),
+            presets=preset_list(_preset_coefficients(m, n)),
         )
-
-    def _rows(self):
-        """The rows of the module's parameters that its group uses."""
-        a, b = self.module.weight_numerator, self.module.weight_denominator
-        groups = math.lcm(len(a), len(b))
-        if not 0 <= self.group < groups:
-            raise ValueError(f"group={self.group}; the GroupRational has groups 0 to {groups - 1}")
-        return a[self.group * len(a) // groups], b[self.group * len(b) // groups]
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Copies the coefficients into the `GroupRational` that the explorer started from, in place; a row that groups share changes for all.
+        """Copies the coefficients into the `GroupRational` that the explorer started from.
+
+        They are changed in place. A row of coefficients that groups share changes for all of them.
 
         Raises:
-            ValueError: it did not start from one, or the figure shows the plain denominator, which katlib does not evaluate.
+            ValueError: it did not start from one, or the figure shows the plain denominator, which
+                katlib does not evaluate.
         """
         if self.module is None:
             raise ValueError(
@@ -116,7 +96,43 @@ class RationalExplorer(LiveFigure):
             )
         if not self.safe:
             raise ValueError(
-                "the figure shows the plain denominator, which katlib does not evaluate; set explorer.safe = True"
+                "the figure shows the plain denominator, which katlib does not evaluate; "
+                "set explorer.safe = True"
             )
-        for row, values in zip(self._rows(), (self.numerator, self.denominator)):
-            row.copy_(torch.tensor(values))
+        a, b = _rows_of_group(self.module, self.group)
+        a.copy_(torch.tensor(self.numerator))
+        b.copy_(torch.tensor(self.denominator))
+
+
+def _rows_of_group(module: GroupRational, group: int) -> tuple[Tensor, Tensor]:
+    """The rows of the module's parameters that one of its groups uses."""
+    a, b = module.weight_numerator, module.weight_denominator
+    groups = math.lcm(len(a), len(b))
+    if not 0 <= group < groups:
+        raise ValueError(f"group={group}; the GroupRational has groups 0 to {groups - 1}")
+    return a[group * len(a) // groups], b[group * len(b) // groups]
+
+
+def _stored_fits(m: int, n: int) -> dict[str, dict]:
+    """The fits of katlib that have these degrees, by the names of their targets."""
+    degrees = f"{m},{n}"
+    return {name: fits[degrees] for name, fits in STORED.items() if degrees in fits}
+
+
+def _preset_coefficients(m: int, n: int) -> dict[str, Pair]:
+    """What the buttons of the figure choose, by their labels."""
+    known: dict[str, Pair] = {}
+    # a constant numerator cannot be the identity
+    if m >= 1:
+        known["identity"] = initial_coefficients("identity", (m, n))
+    for name, fit in _stored_fits(m, n).items():
+        known[name] = (fit["numerator"], fit["denominator"])
+    if (m, n) == (5, 4):
+        known["released “gelu”"] = RELEASED_GELU
+    return known
+
+
+def _smallest_errors(m: int, n: int) -> dict[str, float]:
+    """The error of the best fit to each target, for the figure's score; 0 where none is stored."""
+    fits = _stored_fits(m, n)
+    return {name: fits[name]["max_error"] if name in fits else 0.0 for name in TARGETS}

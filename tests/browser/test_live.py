@@ -1,4 +1,7 @@
-"""The live figures of the built book: dragging, keys and fields change them, and their numbers are katlib's."""
+"""The live figures of the built book: dragging, keys and fields change them.
+
+Their numbers are katlib's.
+"""
 
 import re
 from pathlib import Path
@@ -7,18 +10,24 @@ import pytest
 import torch
 
 import katlib
-from katlib.book import recorder as inside
+from katlib.book.recorder import coefficients as recorded_coefficients
+from katlib.book.recorder import density, load_record
 from katlib.fit import max_error
 from katlib.rational import RELEASED_GELU
 from katlib.spline import bspline_basis
 
 ROOT = Path(__file__).resolve().parents[2]
-RATIONAL, SPLINE, DENOMINATOR = (
-    "book/intro.html",
-    "notebooks/02_kan_from_scratch.html",
-    "notebooks/05_safe_denominators.html",
-)
+RATIONAL = "book/intro.html"
+SPLINE = "notebooks/02_kan_from_scratch.html"
+DENOMINATOR = "notebooks/05_safe_denominators.html"
 TRAINED = "notebooks/14_inside.html"
+FIGURES = "notebooks/11_kat_block.html"
+
+PHONE = dict(width=390, height=844, has_touch=True, is_mobile=True)
+IDENTITY = [0, 1, 0, 0, 0, 0]
+
+
+# ---- what a reader sees and does
 
 
 def figure(page):
@@ -29,35 +38,45 @@ def figure(page):
     return box
 
 
-def number(box, key):
-    box.page.wait_for_timeout(60)  # the figure draws once a frame
-    return float(
-        box.locator(f'output[data-key="{key}"]')
-        .first.get_attribute("data-value")
-        .replace("Infinity", "inf")
-    )
-
-
-def coefficients(box, letter):
+def number(box, key: str) -> float:
+    # the figure draws once a frame
     box.page.wait_for_timeout(60)
-    fields = box.locator("label.field").filter(has_text=re.compile(rf"^{letter}\d$"))
-    exact, shown = (
-        [
-            float(v)
-            for v in fields.locator("input").evaluate_all(
-                f"fields => fields.map((field) => {what})"
-            )
-        ]
-        for what in ("field.dataset.value", "field.value")
-    )
-    assert shown == pytest.approx(exact, abs=1e-7)  # to the digits that the field has room for
+    value = box.locator(f'output[data-key="{key}"]').first.get_attribute("data-value")
+    return float(value.replace("Infinity", "inf"))
+
+
+def knob(box, name: str):
+    return box.locator(f'.knob[data-name="{name}"]')
+
+
+def coefficients(box, letter: str) -> torch.Tensor:
+    """The coefficients a or b of a figure, from its fields."""
+    box.page.wait_for_timeout(60)
+    labels = box.locator("label.field").filter(has_text=re.compile(rf"^{letter}\d$"))
+    fields = labels.locator("input")
+    exact = fields.evaluate_all("fields => fields.map((field) => Number(field.dataset.value))")
+    shown = fields.evaluate_all("fields => fields.map((field) => Number(field.value))")
+    # to the digits that the field has room for
+    assert shown == pytest.approx(exact, abs=1e-7)
     return torch.tensor(exact, dtype=torch.float64)
 
 
-def drag(page, handle, dx, dy):
+def set_coefficient(box, name: str, value: str) -> None:
+    box.get_by_label(name, exact=True).last.fill(value)
+
+
+def curve(box, style: str) -> str:
+    return box.locator(f"path.curve.{style}").first.get_attribute("d")
+
+
+def centre_of_dot(handle) -> tuple[float, float]:
     handle.scroll_into_view_if_needed()
     circle = handle.locator(".dot").bounding_box()
-    x, y = circle["x"] + circle["width"] / 2, circle["y"] + circle["height"] / 2
+    return circle["x"] + circle["width"] / 2, circle["y"] + circle["height"] / 2
+
+
+def drag(page, handle, dx: float, dy: float) -> None:
+    x, y = centre_of_dot(handle)
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + dx / 2, y + dy / 2)
@@ -65,426 +84,592 @@ def drag(page, handle, dx, dy):
     page.mouse.up()
 
 
-def finger(page, handle, dx, dy):
+def drag_by_finger(page, handle, dx: float, dy: float) -> None:
     """As `drag`, on a touch screen."""
-    handle.scroll_into_view_if_needed()
-    circle = handle.locator(".dot").bounding_box()
-    x, y = circle["x"] + circle["width"] / 2, circle["y"] + circle["height"] / 2
-    touch = page.context.new_cdp_session(page)
-    for kind, points in (
-        ("Start", [{"x": x, "y": y}]),
-        ("Move", [{"x": x + dx, "y": y + dy}]),
-        ("End", []),
+    x, y = centre_of_dot(handle)
+    screen = page.context.new_cdp_session(page)
+    for event, points in (
+        ("touchStart", [{"x": x, "y": y}]),
+        ("touchMove", [{"x": x + dx, "y": y + dy}]),
+        ("touchEnd", []),
     ):
-        touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+        screen.send("Input.dispatchTouchEvent", {"type": event, "touchPoints": points})
 
 
-def curve(box, style):
-    return box.locator(f"path.curve.{style}").first.get_attribute("d")
+def one_function(a: torch.Tensor, b: torch.Tensor):
+    """F of z, of any shape, for the coefficients of one function."""
 
-
-def agrees(box):
-    """The numbers of a RationalExplorer against katlib's, to 1e-6."""
-    a, b, x = coefficients(box, "a"), coefficients(box, "b"), number(box, "x")
-    X = torch.tensor([x], dtype=torch.float64, requires_grad=True)
-    F = katlib.rational(X, a[None], b[None])
-    F.sum().backward()
-    assert number(box, "F") == pytest.approx(F.item(), abs=1e-6)
-    assert number(box, "dF") == pytest.approx(X.grad.item(), abs=1e-6)
-    assert number(box, "P") == pytest.approx(
-        sum(c * x**i for i, c in enumerate(a.tolist())), abs=1e-6
-    )
-    assert number(box, "Q") == pytest.approx(
-        1 + sum(abs(c) * abs(x) ** (j + 1) for j, c in enumerate(b.tolist())), abs=1e-6
-    )
-
-    def function(z):
+    def function(z: torch.Tensor) -> torch.Tensor:
         return katlib.rational(z[..., None], a[None], b[None])[..., 0]
 
+    return function
+
+
+def value_and_slope(function, x: float) -> tuple[float, float]:
+    point = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+    value = function(point)
+    (slope,) = torch.autograd.grad(value.sum(), point)
+    return value.item(), slope.item()
+
+
+# ---- RationalExplorer
+
+
+def assert_agrees(box) -> tuple[torch.Tensor, torch.Tensor]:
+    """The numbers of a RationalExplorer are katlib's, to 1e-6; returns its coefficients."""
+    a, b, x = coefficients(box, "a"), coefficients(box, "b"), number(box, "x")
+    function = one_function(a, b)
     target = box.locator("select").input_value()
-    assert number(box, "error") == pytest.approx(max_error(function, target), abs=1e-6)
-    assert number(box, "gain") == pytest.approx(katlib.gain(function), abs=1e-6)
+    value, slope = value_and_slope(function, x)
+    numerator = sum(c * x**i for i, c in enumerate(a.tolist()))
+    denominator = 1 + sum(abs(c) * abs(x) ** j for j, c in enumerate(b.tolist(), start=1))
+    expected = {
+        "F": value,
+        "dF": slope,
+        "P": numerator,
+        "Q": denominator,
+        "error": max_error(function, target),
+        "gain": katlib.gain(function),
+    }
+    for key, exact in expected.items():
+        assert number(box, key) == pytest.approx(exact, abs=1e-6), key
     return a, b
 
 
-def test_dragging_a_coefficient_changes_the_curve_and_the_numbers_are_those_of_katlib(open_page):
-    page = open_page(RATIONAL)
-    box = figure(page)
-    a, b = agrees(box)
-    assert a.tolist() == [0, 1, 0, 0, 0, 0] and b.tolist() == [
-        0,
-        0,
-        0,
-        0,
-    ]  # the page starts from the identity
-    before = curve(box, "blue")
-    drag(page, box.locator('.knob[data-name="a2"]'), 0, -40)
-    a, _ = agrees(box)
-    assert a[2] > 0.5 and curve(box, "blue") != before
-    drag(page, box.locator('.knob[data-name="b2"]'), 0, -30)
-    _, b = agrees(box)
-    assert b[1] > 0.1 and number(box, "Q") > 1.1
-    drag(page, box.locator('.knob[data-name="x"]'), -150, 0)
-    agrees(box)
-    assert number(box, "x") < 0
+@pytest.fixture
+def explorer(open_page):
+    return figure(open_page(RATIONAL))
 
 
-def test_every_preset_shows_what_katlib_knows_of_it(open_page):
-    box = figure(open_page(RATIONAL))
-    for name in ("relu", "gelu", "swish", "tanh"):
-        box.locator(f'button[data-preset="{name}"]').click()
-        box.locator("select").select_option(name)
-        agrees(box)
-        assert number(box, "score") > 99
-    box.locator('button[data-preset^="released"]').click()
-    box.locator("select").select_option("gelu")
-    a, b = agrees(box)
-    assert a.tolist() == list(RELEASED_GELU[0]) and b.tolist() == list(RELEASED_GELU[1])
-    assert number(box, "error") == pytest.approx(1.465, abs=1e-3)
+def test_the_page_starts_from_the_identity(explorer):
+    a, b = assert_agrees(explorer)
+    assert a.tolist() == IDENTITY
+    assert b.tolist() == [0, 0, 0, 0]
 
 
-def test_keys_and_fields_move_coefficients_and_reset_takes_them_back(open_page):
-    page = open_page(RATIONAL)
-    box = figure(page)
-    handle = box.locator('.knob[data-name="a0"]')
-    handle.focus()
-    for _ in range(3):
-        page.keyboard.press("ArrowUp")
-    a, _ = agrees(box)
-    assert (
-        a[0] == pytest.approx(0.03, abs=1e-9)
-        and handle.get_attribute("aria-valuetext") == "a0 = 0.03"
-    )
-    field = box.get_by_label("b3", exact=True).last
-    field.fill("-0.25")
-    _, b = agrees(box)
-    assert b[2] == -0.25 and number(box, "Q") > 1.8  # its absolute value counts
-    handle.focus()
-    page.keyboard.press("r")
-    a, b = agrees(box)
-    assert a.tolist() == [0, 1, 0, 0, 0, 0] and not b.any()
+def test_dragging_a_numerator_coefficient_changes_the_curve(explorer):
+    before = curve(explorer, "blue")
+    drag(explorer.page, knob(explorer, "a2"), 0, -40)
+    a, _ = assert_agrees(explorer)
+    assert a[2] > 0.5
+    assert curve(explorer, "blue") != before
 
 
-def test_the_solutions_of_the_first_exercise_have_the_scores_that_the_page_says(open_page):
-    box = figure(open_page(RATIONAL))
+def test_dragging_a_denominator_coefficient_changes_q(explorer):
+    drag(explorer.page, knob(explorer, "b2"), 0, -30)
+    _, b = assert_agrees(explorer)
+    assert b[1] > 0.1
+    assert number(explorer, "Q") > 1.1
+
+
+def test_dragging_x_shows_the_numbers_of_another_place(explorer):
+    drag(explorer.page, knob(explorer, "a2"), 0, -40)
+    drag(explorer.page, knob(explorer, "b2"), 0, -30)
+    drag(explorer.page, knob(explorer, "x"), -150, 0)
+    assert_agrees(explorer)
+    assert number(explorer, "x") < 0
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "swish", "tanh"])
+def test_every_preset_shows_what_katlib_knows_of_it(explorer, name):
+    explorer.locator(f'button[data-preset="{name}"]').click()
+    explorer.locator("select").select_option(name)
+    assert_agrees(explorer)
+    assert number(explorer, "score") > 99
+
+
+def test_the_released_gelu_shows_its_error(explorer):
+    explorer.locator('button[data-preset^="released"]').click()
+    explorer.locator("select").select_option("gelu")
+    a, b = assert_agrees(explorer)
+    assert a.tolist() == list(RELEASED_GELU[0])
+    assert b.tolist() == list(RELEASED_GELU[1])
+    assert number(explorer, "error") == pytest.approx(1.465, abs=1e-3)
+
+
+def press_up(box, name: str, times: int) -> None:
+    knob(box, name).focus()
+    for _ in range(times):
+        box.page.keyboard.press("ArrowUp")
+
+
+def test_keys_move_a_coefficient(explorer):
+    press_up(explorer, "a0", times=3)
+    a, _ = assert_agrees(explorer)
+    assert a[0] == pytest.approx(0.03, abs=1e-9)
+    assert knob(explorer, "a0").get_attribute("aria-valuetext") == "a0 = 0.03"
+
+
+def test_a_field_sets_a_coefficient_whose_absolute_value_counts(explorer):
+    set_coefficient(explorer, "b3", "-0.25")
+    _, b = assert_agrees(explorer)
+    assert b[2] == -0.25
+    assert number(explorer, "Q") > 1.8
+
+
+def test_the_key_r_resets_all_coefficients(explorer):
+    press_up(explorer, "a0", times=3)
+    set_coefficient(explorer, "b3", "-0.25")
+    knob(explorer, "a0").focus()
+    explorer.page.keyboard.press("r")
+    a, b = assert_agrees(explorer)
+    assert a.tolist() == IDENTITY
+    assert not b.any()
+
+
+def stated_solutions() -> list[tuple[str, str]]:
+    """The coefficients and the scores that the page states for its first exercise."""
     text = (ROOT / "book" / "intro.md").read_text()
-    told = re.findall(r"[Ww]ith\s+((?:\$[ab]_\d = [\d.]+\$,? ?)+)[^$]* (?:is|it is) (\d+)\.", text)
-    assert len(told) == 2
-    for coefficients_, score in told:
-        for letter, index, value in re.findall(r"([ab])_(\d) = ([\d.]+)", coefficients_):
-            box.get_by_label(f"{letter}{index}", exact=True).last.fill(value)
-        agrees(box)
-        assert round(number(box, "score")) == int(score)
+    return re.findall(r"[Ww]ith\s+((?:\$[ab]_\d = [\d.]+\$,? ?)+)[^$]* (?:is|it is) (\d+)\.", text)
 
 
-def test_without_absolute_values_a_pole_is_found(open_page):
-    box = figure(open_page(RATIONAL))
-    box.get_by_label("absolute values in Q").uncheck()
-    box.get_by_label("b2", exact=True).last.fill("-0.4")
-    assert (
-        number(box, "poles") == 2
-        and "1.58" in box.locator('output[data-key="poles"]').text_content()
-    )
-    assert number(box, "error") == float("inf")
-    box.get_by_label("absolute values in Q").check()
-    agrees(box)
+def test_the_first_exercise_has_two_solutions():
+    assert len(stated_solutions()) == 2
 
 
-def test_the_copied_python_computes_the_shown_values(open_page):
-    page = open_page(RATIONAL)
-    box = figure(page)
-    box.locator('button[data-preset="swish"]').click()
-    box.get_by_text("copy as Python").click()
-    x, names = number(box, "x"), {}
-    code = box.locator("pre").text_content().replace("y =", "x = torch.tensor([X])\ny =")
-    exec(code.replace("X", repr(x)), names)
-    assert names["y"].item() == pytest.approx(number(box, "F"), abs=1e-6)
+def test_the_solutions_of_the_first_exercise_have_the_scores_that_the_page_says(explorer):
+    for solution, score in stated_solutions():
+        for letter, index, value in re.findall(r"([ab])_(\d) = ([\d.]+)", solution):
+            set_coefficient(explorer, f"{letter}{index}", value)
+        assert_agrees(explorer)
+        assert round(number(explorer, "score")) == int(score)
 
 
-def test_a_finger_drags_without_scrolling_the_page_and_a_phone_shows_all(open_page):
-    page = open_page(RATIONAL, width=390, height=844, has_touch=True, is_mobile=True)
-    box = figure(page)
+def test_without_absolute_values_a_pole_is_found(explorer):
+    explorer.get_by_label("absolute values in Q").uncheck()
+    set_coefficient(explorer, "b2", "-0.4")
+    assert number(explorer, "poles") == 2
+    assert "1.58" in explorer.locator('output[data-key="poles"]').text_content()
+    assert number(explorer, "error") == float("inf")
+
+
+def test_with_absolute_values_again_the_pole_is_gone(explorer):
+    explorer.get_by_label("absolute values in Q").uncheck()
+    set_coefficient(explorer, "b2", "-0.4")
+    explorer.get_by_label("absolute values in Q").check()
+    assert_agrees(explorer)
+
+
+def test_the_copied_python_computes_the_shown_values(explorer):
+    explorer.locator('button[data-preset="swish"]').click()
+    explorer.get_by_text("copy as Python").click()
+    x = number(explorer, "x")
+    code = explorer.locator("pre").text_content()
+    names = {}
+    exec(code.replace("y =", f"x = torch.tensor([{x!r}])\ny ="), names)
+    assert names["y"].item() == pytest.approx(number(explorer, "F"), abs=1e-6)
+
+
+def test_a_phone_shows_the_whole_figure(open_page):
+    page = open_page(RATIONAL, **PHONE)
+    figure(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert (
-        box.locator('.knob[data-name="a1"]').evaluate("node => getComputedStyle(node).touchAction")
-        == "none"
-    )
-    handle = box.locator('.knob[data-name="a1"]')
-    finger(page, handle, 0, -20)
-    a, _ = agrees(box)
+
+
+def test_a_finger_drags_without_scrolling_the_page(open_page):
+    page = open_page(RATIONAL, **PHONE)
+    box = figure(page)
+    handle = knob(box, "a1")
+    assert handle.evaluate("node => getComputedStyle(node).touchAction") == "none"
+    drag_by_finger(page, handle, 0, -20)
+    a, _ = assert_agrees(box)
     assert a[1] > 1.2
 
 
-def test_the_figure_is_dark_on_a_dark_page(open_page):
-    page = open_page(RATIONAL)
-    box = figure(page)
-    colours = {}
-    for theme in ("light", "dark"):
-        page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
-        colours[theme] = box.evaluate(
-            "node => [getComputedStyle(node).backgroundColor, getComputedStyle(node).color]"
-        )
-    assert (
-        colours["light"][0] == "rgb(255, 255, 255)"
-        and colours["dark"][0] == "rgb(24, 27, 32)"
-        and colours["dark"][1] == "rgb(234, 234, 234)"
+def colours(box, theme: str) -> list[str]:
+    """The background and the text of the figure on a light or dark page."""
+    box.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+    return box.evaluate(
+        "node => [getComputedStyle(node).backgroundColor, getComputedStyle(node).color]"
     )
+
+
+def test_the_figure_is_light_on_a_light_page(explorer):
+    assert colours(explorer, "light")[0] == "rgb(255, 255, 255)"
+
+
+def test_the_figure_is_dark_on_a_dark_page(explorer):
+    # as a reader switches it, from light to dark
+    colours(explorer, "light")
+    assert colours(explorer, "dark") == ["rgb(24, 27, 32)", "rgb(234, 234, 234)"]
+
+
+# ---- DenominatorExplorer
+
+
+def denominators(b: list[float], x: float) -> dict[str, float]:
+    """Q(x) in each of its four versions."""
+    powers = [x**j for j in range(1, len(b) + 1)]
+    terms = [c * power for c, power in zip(b, powers)]
+    return {
+        "A": 1 + sum(map(abs, terms)),
+        "B": 1 + abs(sum(terms)),
+        "plain": 1 + sum(terms),
+        "signed": 1 + sum(abs(c) * power for c, power in zip(b, powers)),
+    }
+
+
+def assert_four_denominators_agree(box) -> None:
+    b, x = coefficients(box, "b"), number(box, "x")
+    numerator = sum(c * x**i for i, c in enumerate(RELEASED_GELU[0]))
+    for version, denominator in denominators(b.tolist(), x).items():
+        assert number(box, f"F {version}") == pytest.approx(numerator / denominator, abs=1e-6)
+    function = one_function(torch.tensor(RELEASED_GELU[0], dtype=torch.float64), b)
+    assert number(box, "error A") == pytest.approx(max_error(function, "gelu"), abs=1e-6)
 
 
 def test_the_four_denominators_are_those_of_their_formulas(open_page):
     page = open_page(DENOMINATOR)
     box = figure(page)
-    a = torch.tensor(RELEASED_GELU[0], dtype=torch.float64)
-    for change in (
-        lambda: None,
-        lambda: drag(page, box.locator('.knob[data-name="b2"]'), 0, -25),
-        lambda: box.get_by_label("b1", exact=True).last.fill("-2"),
-    ):
-        change()
-        b, x = coefficients(box, "b").tolist(), number(box, "x")
-        terms = [c * x ** (j + 1) for j, c in enumerate(b)]
-        P = sum(c * x**i for i, c in enumerate(a.tolist()))
-        for version, Q in (
-            ("A", 1 + sum(map(abs, terms))),
-            ("B", 1 + abs(sum(terms))),
-            ("plain", 1 + sum(terms)),
-            ("signed", 1 + sum(abs(c) * x ** (j + 1) for j, c in enumerate(b))),
-        ):
-            assert number(box, f"F {version}") == pytest.approx(P / Q, abs=1e-6)
-
-        def function(z):
-            return katlib.rational(
-                z[..., None], a[None], torch.tensor(b, dtype=torch.float64)[None]
-            )[..., 0]
-
-        assert number(box, "error A") == pytest.approx(max_error(function, "gelu"), abs=1e-6)
-    assert (
-        number(box, "poles plain") >= 1
-        and number(box, "poles signed") >= 1
-        and number(box, "least A") == pytest.approx(1)
-    )
+    assert_four_denominators_agree(box)
+    drag(page, knob(box, "b2"), 0, -25)
+    assert_four_denominators_agree(box)
+    set_coefficient(box, "b1", "-2")
+    assert_four_denominators_agree(box)
 
 
-def test_a_spline_coefficient_moves_its_part_of_the_curve_alone(open_page):
-    page = open_page(SPLINE)
+def test_only_the_safe_denominator_has_no_poles(open_page):
+    page = open_page(DENOMINATOR)
     box = figure(page)
-
-    def value_and_expected():
-        page.wait_for_timeout(60)
-        handles = box.locator(".knob").filter(has_text=re.compile(r"^c\d+$"))
-        c = torch.tensor(
-            [float(handles.nth(i).get_attribute("aria-valuenow")) for i in range(handles.count())],
-            dtype=torch.float64,
-        )
-        order, grid, x = (
-            int(box.locator('button[aria-pressed="true"]').text_content()),
-            len(c),
-            number(box, "x"),
-        )
-        grid -= order
-        knots = torch.arange(-order, grid + order + 1, dtype=torch.float64) * (2 / grid) - 1
-        return number(box, "value"), (
-            bspline_basis(torch.tensor(x, dtype=torch.float64), knots, order) @ c
-        ).item()
-
-    first, expected = value_and_expected()
-    assert (
-        first == pytest.approx(expected, abs=1e-6)
-        and number(box, "sum") == pytest.approx(1)
-        and number(box, "nonzero") == 4
-    )
-    drag(page, box.locator('.knob[data-name="c1"]'), 0, -40)  # far from x: nothing changes there
-    assert number(box, "value") == first
-    drag(page, box.locator('.knob[data-name="c5"]'), 0, 40)
-    value, expected = value_and_expected()
-    assert value == pytest.approx(expected, abs=1e-6) and value != first
-    for order in (0, 1, 2):
-        box.locator(f'button[data-order="{order}"]').click()
-        value, expected = value_and_expected()
-        assert (
-            value == pytest.approx(expected, abs=1e-6)
-            and number(box, "nonzero") <= order + 1
-            and number(box, "sum") == pytest.approx(1)
-        )
-    box.get_by_label("grid").first.fill("9")
-    value, expected = value_and_expected()
-    assert value == pytest.approx(expected, abs=1e-6) and number(box, "count") == 11
+    drag(page, knob(box, "b2"), 0, -25)
+    set_coefficient(box, "b1", "-2")
+    assert number(box, "poles plain") >= 1
+    assert number(box, "poles signed") >= 1
+    assert number(box, "least A") == pytest.approx(1)
 
 
-def test_figures_read_on_a_dark_page_and_on_a_phone(open_page):
-    page = open_page("notebooks/11_kat_block.html", color_scheme="dark")
-    shown = page.locator("figure.katlib-figure").first.evaluate("""figure => {
-        const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
-        return {panel: getComputedStyle(figure.closest(".output")).backgroundColor, page: numbers(getComputedStyle(document.body).backgroundColor),
-                caption: numbers(getComputedStyle(figure.querySelector("figcaption")).color)};
-    }""")
-    assert (
-        shown["panel"] == "rgba(0, 0, 0, 0)"
-        and min(shown["caption"][:3]) - max(shown["page"][:3]) > 100
-    )  # light on dark, no pale panel
-    page = open_page("notebooks/11_kat_block.html", width=390)
-    widths = page.evaluate("""() => [document.documentElement.scrollWidth,
-                                     document.querySelector("figure.katlib-figure img").getBoundingClientRect().width]""")
-    assert widths[0] <= 390 < widths[1]  # the drawing scrolls in its own box, and the page does not
+# ---- SplineExplorer
 
 
 @pytest.fixture
-def trained(open_page):
-    """Chapter 14's figure and the record that it shows, once the page holds one."""
+def spline(open_page):
+    return figure(open_page(SPLINE))
+
+
+def assert_spline_agrees(box) -> float:
+    """The shown value is that of katlib's basis functions; returns it."""
+    box.page.wait_for_timeout(60)
+    handles = box.locator(".knob").filter(has_text=re.compile(r"^c\d+$"))
+    shown = [handles.nth(i).get_attribute("aria-valuenow") for i in range(handles.count())]
+    c = torch.tensor([float(value) for value in shown], dtype=torch.float64)
+    order = int(box.locator('button[aria-pressed="true"]').text_content())
+    grid = len(c) - order
+    x = torch.tensor(number(box, "x"), dtype=torch.float64)
+    knots = torch.arange(-order, grid + order + 1, dtype=torch.float64) * (2 / grid) - 1
+    value = number(box, "value")
+    assert value == pytest.approx((bspline_basis(x, knots, order) @ c).item(), abs=1e-6)
+    return value
+
+
+def test_four_cubic_basis_functions_reach_x_and_sum_to_one(spline):
+    assert_spline_agrees(spline)
+    assert number(spline, "sum") == pytest.approx(1)
+    assert number(spline, "nonzero") == 4
+
+
+def test_a_spline_coefficient_far_from_x_changes_nothing_there(spline):
+    before = number(spline, "value")
+    drag(spline.page, knob(spline, "c1"), 0, -40)
+    assert number(spline, "value") == before
+
+
+def test_a_spline_coefficient_close_to_x_changes_the_value(spline):
+    before = number(spline, "value")
+    drag(spline.page, knob(spline, "c5"), 0, 40)
+    assert assert_spline_agrees(spline) != before
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_a_spline_can_have_a_lower_order(spline, order):
+    drag(spline.page, knob(spline, "c5"), 0, 40)
+    spline.locator(f'button[data-order="{order}"]').click()
+    assert_spline_agrees(spline)
+    assert number(spline, "nonzero") <= order + 1
+    assert number(spline, "sum") == pytest.approx(1)
+
+
+def test_a_spline_can_have_a_finer_grid(spline):
+    spline.locator('button[data-order="2"]').click()
+    spline.get_by_label("grid").first.fill("9")
+    assert_spline_agrees(spline)
+    assert number(spline, "count") == 11
+
+
+# ---- the drawings of a chapter
+
+
+def test_captions_read_on_a_dark_page(open_page):
+    page = open_page(FIGURES, color_scheme="dark")
+    shown = page.locator("figure.katlib-figure").first.evaluate(
+        """figure => {
+            const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+            const style = node => getComputedStyle(node);
+            return {
+                panel: style(figure.closest(".output")).backgroundColor,
+                page: numbers(style(document.body).backgroundColor),
+                caption: numbers(style(figure.querySelector("figcaption")).color),
+            };
+        }"""
+    )
+    # light on dark, without a pale panel
+    assert shown["panel"] == "rgba(0, 0, 0, 0)"
+    assert min(shown["caption"][:3]) - max(shown["page"][:3]) > 100
+
+
+def test_on_a_phone_a_drawing_scrolls_in_its_own_box_and_the_page_does_not(open_page):
+    page = open_page(FIGURES, width=390)
+    page_width = page.evaluate("document.documentElement.scrollWidth")
+    drawing = page.locator("figure.katlib-figure img").first
+    drawing_width = drawing.evaluate("image => image.getBoundingClientRect().width")
+    assert page_width <= 390 < drawing_width
+
+
+# ---- TrainedExplorer
+
+
+@pytest.fixture(scope="module")
+def record():
+    """The record that chapter 14's figure shows."""
     path = ROOT / "results" / "inside-kat-cifar10.json"
     if not path.exists():
         pytest.skip("no record of a trained KAT in results/")
-
-    def open_(**options):
-        page = open_page(TRAINED, **options)
-        return page, figure(page), inside.load_record(path)
-
-    return open_
+    return load_record(path)
 
 
-def chosen(box):
-    """Name, group and place of the epoch that the figure of a trained KAT shows."""
+@pytest.fixture
+def trained(open_page, record):
+    return figure(open_page(TRAINED))
+
+
+def chosen(box) -> tuple[str, int, int]:
+    """Name, group and place of the epoch that the figure shows."""
     block, function, group = (
         box.get_by_label(key, exact=True).first.input_value()
         for key in ("block", "function", "group")
     )
-    epoch = int(float(box.locator('.knob[data-name="epoch"]').get_attribute("aria-valuenow")))
+    epoch = int(float(knob(box, "epoch").get_attribute("aria-valuenow")))
     return f"blocks.{block}.mlp.{function}", int(group), epoch
 
 
-def agrees_with(box, record):
-    """The numbers of the figure against katlib's and the record's, to 1e-6, once it has been drawn."""
+def falling_share(function, middles: torch.Tensor, shares: torch.Tensor) -> float:
+    """The share of the inputs inside the interval at which the function falls."""
+    middles = middles.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(function(middles).sum(), middles)
+    return ((slopes < 0) * shares).sum().item() / shares.sum().item()
+
+
+def expected_numbers(record, name: str, group: int, epoch: int, x: float) -> dict[str, float]:
+    """What a TrainedExplorer shows, by katlib and by the record."""
+    history = record["functions"][name]
+    function = one_function(*recorded_coefficients(record, name, group, epoch))
+    start = one_function(*recorded_coefficients(record, name, group, 0))
+    middles, shares = density(record, name, group, epoch)
+    value, slope = value_and_slope(function, x)
+    start_value, _ = value_and_slope(start, x)
+    return {
+        "F": value,
+        "start": start_value,
+        "dF": slope,
+        "epoch": record["epochs"][epoch]["epoch"],
+        "assumed": 1 / katlib.gain(start),
+        "moved": history["moved"][epoch][group],
+        "mean": history["mean"][epoch][group],
+        "std": history["std"][epoch][group],
+        "inside": history["inside"][epoch][group],
+        "second": history["second_moment"][epoch][group],
+        "outside": 1 - shares.sum().item(),
+        "falling": falling_share(function, middles, shares),
+    }
+
+
+def assert_agrees_with(box, record) -> tuple[str, int, int]:
+    """The numbers of the figure are katlib's and the record's, to 1e-6; returns what it shows."""
     box.evaluate(
         "() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
     )
     name, group, epoch = chosen(box)
-    f, (a, b), start = (
-        record["functions"][name],
-        inside.coefficients(record, name, group, epoch),
-        inside.coefficients(record, name, group, 0),
-    )
-    X = torch.tensor([number(box, "x")], dtype=torch.float64, requires_grad=True)
-    F, F_0 = (
-        katlib.rational(X, a[None], b[None]),
-        katlib.rational(X, start[0][None], start[1][None]),
-    )
-    (slope,) = torch.autograd.grad(F.sum(), X)
-    expected = {
-        "F": F.item(),
-        "start": F_0.item(),
-        "dF": slope.item(),
-        "epoch": record["epochs"][epoch]["epoch"],
-        "assumed": 1
-        / katlib.gain(
-            lambda z: katlib.rational(z[..., None], start[0][None], start[1][None])[..., 0]
-        ),
-    }
-    expected |= {
-        key: f[other][epoch][group]
-        for key, other in {
-            "moved": "moved",
-            "mean": "mean",
-            "std": "std",
-            "inside": "inside",
-            "second": "second_moment",
-        }.items()
-    }
-    middles, shares = inside.density(record, name, group, epoch)
-    middles.requires_grad_()
-    (slopes,) = torch.autograd.grad(
-        katlib.rational(middles[:, None], a[None], b[None]).sum(), middles
-    )
-    expected["outside"] = 1 - shares.sum().item()
-    expected["falling"] = ((slopes < 0) * shares).sum().item() / shares.sum().item()
-    for key, value in expected.items():
+    for key, value in expected_numbers(record, name, group, epoch, number(box, "x")).items():
         assert number(box, key) == pytest.approx(value, abs=1e-6), key
     return name, group, epoch
 
 
-def test_the_trained_kat_opens_where_most_has_moved_and_its_numbers_are_those_of_katlib(trained):
-    page, box, record = trained()
-    name, group, epoch = agrees_with(box, record)
-    moved = {
-        (n, g): value
-        for n, f in record["functions"].items()
-        for g, value in enumerate(f["moved"][-1])
+def last_place(record) -> int:
+    return len(record["epochs"]) - 1
+
+
+def moved_at_the_end(record) -> dict[tuple[str, int], float]:
+    return {
+        (name, group): distance
+        for name, history in record["functions"].items()
+        for group, distance in enumerate(history["moved"][-1])
     }
-    assert (name, group) == max(moved, key=moved.get) and epoch == len(record["epochs"]) - 1
-    assert (
-        box.locator(".tile").count() == len(moved)
-        and box.locator('.tile[aria-checked="true"]').count() == 1
-    )
-    drag(page, box.locator('.knob[data-name="x"]'), -160, 0)
-    assert number(box, "x") < 0 and agrees_with(box, record)
 
 
-def test_the_epoch_follows_the_handle_and_the_keys(trained):
-    page, box, record = trained()
-    last = len(record["epochs"]) - 1
-    handle, before = box.locator('.knob[data-name="epoch"]'), curve(box, "blue")
-    drag(page, handle, -300, 0)
-    dragged = agrees_with(box, record)[2]
-    assert 0 < dragged < last and curve(box, "blue") != before
-    page.keyboard.press("ArrowLeft")
-    assert agrees_with(box, record)[2] == dragged - 1
-    for _ in range(last + 1):
-        page.keyboard.press("ArrowLeft")
-    assert agrees_with(box, record)[2] == 0 and number(box, "moved") == 0
-    assert number(box, "F") == number(box, "start")
-    page.keyboard.press("r")
-    assert agrees_with(box, record)[2] == last
+def test_the_trained_kat_opens_where_most_has_moved(trained, record):
+    name, group, epoch = assert_agrees_with(trained, record)
+    moved = moved_at_the_end(record)
+    assert (name, group) == max(moved, key=moved.get)
+    assert epoch == last_place(record)
 
 
-def test_tiles_and_menus_choose_the_function(trained):
-    page, box, record = trained()
-    box.locator('.tile[data-place="0 act2 3"]').click()
-    assert agrees_with(box, record)[:2] == ("blocks.0.mlp.act2", 3)
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowDown")
-    assert agrees_with(box, record)[:2] == ("blocks.1.mlp.act1", 4)
-    assert box.locator(".tile:focus").get_attribute("data-place") == "1 act1 4"
-    box.get_by_label("group", exact=True).first.select_option("7")
-    box.get_by_label("function", exact=True).first.select_option("act2")
-    assert agrees_with(box, record)[:2] == ("blocks.1.mlp.act2", 7)
-    assert box.locator('.tile[aria-checked="true"]').get_attribute("data-place") == "1 act2 7"
+def test_the_trained_kat_has_a_tile_for_each_function_and_one_is_chosen(trained, record):
+    assert trained.locator(".tile").count() == len(moved_at_the_end(record))
+    assert trained.locator('.tile[aria-checked="true"]').count() == 1
 
 
-@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
-def test_the_film_plays_from_the_start_glides_unless_motion_is_unwanted_and_stops(trained, motion):
-    page, box, record = trained(reduced_motion=motion)
-    page.wait_for_timeout(400)
-    last, player, handle = (
-        len(record["epochs"]) - 1,
-        box.locator(".play"),
-        box.locator('.knob[data-name="epoch"]'),
-    )
-    assert chosen(box)[2] == last and "play" in player.text_content()  # it does not start by itself
-    player.click()
+def test_dragging_x_shows_the_trained_kat_at_another_place(trained, record):
+    drag(trained.page, knob(trained, "x"), -160, 0)
+    assert number(trained, "x") < 0
+    assert_agrees_with(trained, record)
+
+
+def epoch_shown(box, record) -> int:
+    _, _, epoch = assert_agrees_with(box, record)
+    return epoch
+
+
+def test_the_epoch_follows_the_handle(trained, record):
+    before = curve(trained, "blue")
+    drag(trained.page, knob(trained, "epoch"), -300, 0)
+    assert 0 < epoch_shown(trained, record) < last_place(record)
+    assert curve(trained, "blue") != before
+
+
+def test_the_epoch_follows_the_keys(trained, record):
+    drag(trained.page, knob(trained, "epoch"), -300, 0)
+    dragged = epoch_shown(trained, record)
+    trained.page.keyboard.press("ArrowLeft")
+    assert epoch_shown(trained, record) == dragged - 1
+
+
+def go_to_the_start(box, record) -> None:
+    knob(box, "epoch").focus()
+    for _ in range(last_place(record) + 1):
+        box.page.keyboard.press("ArrowLeft")
+
+
+def test_at_the_start_nothing_has_moved(trained, record):
+    go_to_the_start(trained, record)
+    assert epoch_shown(trained, record) == 0
+    assert number(trained, "moved") == 0
+    assert number(trained, "F") == number(trained, "start")
+
+
+def test_the_key_r_resets_the_epoch(trained, record):
+    go_to_the_start(trained, record)
+    trained.page.keyboard.press("r")
+    assert epoch_shown(trained, record) == last_place(record)
+
+
+def choose_tile(box, place: str) -> None:
+    box.locator(f'.tile[data-place="{place}"]').click()
+
+
+def test_a_tile_chooses_its_function(trained, record):
+    choose_tile(trained, "0 act2 3")
+    assert assert_agrees_with(trained, record)[:2] == ("blocks.0.mlp.act2", 3)
+
+
+def test_arrow_keys_go_from_tile_to_tile(trained, record):
+    choose_tile(trained, "0 act2 3")
+    trained.page.keyboard.press("ArrowRight")
+    trained.page.keyboard.press("ArrowDown")
+    assert assert_agrees_with(trained, record)[:2] == ("blocks.1.mlp.act1", 4)
+    assert trained.locator(".tile:focus").get_attribute("data-place") == "1 act1 4"
+
+
+def test_menus_choose_a_function_and_its_tile(trained, record):
+    choose_tile(trained, "1 act1 4")
+    trained.get_by_label("group", exact=True).first.select_option("7")
+    trained.get_by_label("function", exact=True).first.select_option("act2")
+    assert assert_agrees_with(trained, record)[:2] == ("blocks.1.mlp.act2", 7)
+    checked = trained.locator('.tile[aria-checked="true"]')
+    assert checked.get_attribute("data-place") == "1 act2 7"
+
+
+# ---- its film
+
+
+@pytest.fixture(params=["no-preference", "reduce"])
+def motion(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def film(open_page, record, motion):
+    box = figure(open_page(TRAINED, reduced_motion=motion))
+    box.page.wait_for_timeout(400)
+    return box
+
+
+def wait_for_button(box, text: str) -> None:
+    box.locator(".play", has_text=text).wait_for()
+
+
+def places_of_the_film(box) -> list[float]:
+    """Plays the film past the first epoch, stops it, and returns where it was."""
+    handle = knob(box, "epoch")
+    box.locator(".play").click()
     places = [0.0]
     while places[-1] < 1 and len(places) < 400:
-        page.wait_for_timeout(20)
+        box.page.wait_for_timeout(20)
         places.append(float(handle.get_attribute("aria-valuenow")))
-    player.click()
-    box.locator(".play", has_text="play").wait_for()
-    assert places == sorted(places) and 1 <= places[-1] < last
-    assert any(place % 1 for place in places) == (motion == "no-preference")
-    stopped = agrees_with(box, record)[2]  # at a whole epoch, where its numbers are
-    page.wait_for_timeout(700)
-    assert agrees_with(box, record)[2] == stopped
-    handle.focus()
-    page.keyboard.press(" ")
-    box.locator(".play", has_text="pause").wait_for()
-    page.keyboard.press("ArrowLeft")  # a hand on the handle stops the film
-    box.locator(".play", has_text="play").wait_for()
+    box.locator(".play").click()
+    wait_for_button(box, "play")
+    return places
 
 
-def test_the_trained_kat_fits_a_phone_and_a_finger_moves_the_epoch(trained):
-    page, box, record = trained(width=390, height=844, has_touch=True, is_mobile=True)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    handle = box.locator('.knob[data-name="epoch"]')
-    finger(page, handle, -120, 0)
-    assert agrees_with(box, record)[2] < len(record["epochs"]) - 2
-    tile = box.locator('.tile[data-place="0 act1 0"]')
+def test_the_film_does_not_start_by_itself(film, record):
+    assert chosen(film)[2] == last_place(record)
+    assert "play" in film.locator(".play").text_content()
+
+
+def test_the_film_plays_forward_from_the_start(film, record):
+    places = places_of_the_film(film)
+    assert places == sorted(places)
+    assert 1 <= places[-1] < last_place(record)
+
+
+def test_the_film_glides_between_epochs_unless_motion_is_unwanted(film, motion):
+    glides = any(place % 1 for place in places_of_the_film(film))
+    assert glides == (motion == "no-preference")
+
+
+def test_the_film_stops_at_a_whole_epoch_and_stays_there(film, record):
+    places_of_the_film(film)
+    stopped = epoch_shown(film, record)
+    film.page.wait_for_timeout(700)
+    assert epoch_shown(film, record) == stopped
+
+
+def test_a_hand_on_the_handle_stops_the_film(film):
+    places_of_the_film(film)
+    knob(film, "epoch").focus()
+    film.page.keyboard.press(" ")
+    wait_for_button(film, "pause")
+    film.page.keyboard.press("ArrowLeft")
+    wait_for_button(film, "play")
+
+
+# ---- on a phone
+
+
+@pytest.fixture
+def trained_on_a_phone(open_page, record):
+    return figure(open_page(TRAINED, **PHONE))
+
+
+def test_the_trained_kat_fits_a_phone(trained_on_a_phone):
+    assert trained_on_a_phone.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_finger_moves_the_epoch(trained_on_a_phone, record):
+    drag_by_finger(trained_on_a_phone.page, knob(trained_on_a_phone, "epoch"), -120, 0)
+    assert epoch_shown(trained_on_a_phone, record) < last_place(record) - 1
+
+
+def test_a_tap_on_a_tile_chooses_its_function(trained_on_a_phone, record):
+    tile = trained_on_a_phone.locator('.tile[data-place="0 act1 0"]')
     tile.scroll_into_view_if_needed()
     tile.tap()
-    assert agrees_with(box, record)[:2] == ("blocks.0.mlp.act1", 0)
+    assert assert_agrees_with(trained_on_a_phone, record)[:2] == ("blocks.0.mlp.act1", 0)

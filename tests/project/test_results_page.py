@@ -1,4 +1,7 @@
-"""The results page of the built book: every number in its tables is computed again here from `results/*.json`, by other code than the page's."""
+"""The tables of the built book: every number is computed again here from `results/*.json`.
+
+The code here is not the one that the pages are made with.
+"""
 
 import json
 import math
@@ -10,14 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "_build" / "html" / "book" / "results.html"
+PAGES = ROOT / "_build" / "html" / "book"
 RESULTS = ROOT / "results"
-T975 = {
-    1: 12.7062,
-    2: 4.30265,
-    3: 3.18245,
-    4: 2.77645,
-}  # Student's t: 97.5% lie below, by degrees of freedom
+
+# Student's t below which 97.5% lie, by degrees of freedom
+T975 = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645}
+
+MODELS = {"grkan": "KAT", "mlp": "MLP twin"}
 
 
 class Tables(HTMLParser):
@@ -25,12 +27,15 @@ class Tables(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.tables, self.name, self.cell = {}, None, None
+        self.tables: dict[str, list[list[str]]] = {}
+        self.name: str | None = None
+        self.cell: str | None = None
 
     def handle_starttag(self, tag, attributes):
         name = dict(attributes).get("data-results")
         if tag == "table" and name:
-            self.name, self.tables[name] = name, []
+            self.name = name
+            self.tables[name] = []
         elif self.name and tag == "tr":
             self.tables[self.name].append([])
         elif self.name and tag in ("td", "th"):
@@ -48,215 +53,321 @@ class Tables(HTMLParser):
             self.name = None
 
 
-@pytest.fixture(scope="module")
-def tables():
-    if not PAGE.exists():
+def tables_of(page: str) -> dict[str, list[dict[str, str]]]:
+    """{name: lines} of a built page, each line as {heading: cell}."""
+    path = PAGES / f"{page}.html"
+    if not path.exists():
         pytest.skip("the book is not built; `make test` builds it first")
     parser = Tables()
-    parser.feed(PAGE.read_text())
-    return parser.tables
-
-
-def records(name):
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(name))]
-
-
-def numbers(text):
-    """The numbers in a cell, in their order."""
-    return [
-        float(t.replace(",", ""))
-        for t in re.findall(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?", text.replace("−", "-"))
-    ]
-
-
-def check(cell, *expected, digits):
-    got = numbers(cell)
-    assert len(got) == len(expected), (cell, expected)
-    for value, exact in zip(got, expected):
-        assert abs(value - exact) <= 0.5000001 * 10**-digits, (cell, expected)
-
-
-@pytest.mark.parametrize("part, conditions", [("study", 18), ("study-again", 4)])
-def test_the_study(tables, part, conditions):
-    by_condition = {}
-    for run in records(f"{part}/*.json"):
-        by_condition.setdefault(run["title"], {})[run["seed"]] = run
-    head, *rows = tables[part]
-    assert len(rows) == conditions
-    assert (
-        {row[0] for row in rows} == set(by_condition)
-        and rows[0][0] == "KAT"
-        and len(rows) == len(by_condition)
-    )
-    for title, parameters, seeds, accuracy, difference, interval, p in rows:
-        runs = by_condition[title]
-        values = [100 * run["test_accuracy"] for run in runs.values()]
-        check(parameters, next(iter(runs.values()))["parameters"], digits=0)
-        check(seeds, len(values), digits=0)
-        check(accuracy, statistics.mean(values), statistics.stdev(values), digits=2)
-        if title == "KAT":
-            assert difference == interval == p == ""
-            continue
-        differences = [
-            100 * (runs[s]["test_accuracy"] - by_condition["KAT"][s]["test_accuracy"])
-            for s in runs
-            if s in by_condition["KAT"]
-        ]
-        mean, std, n = statistics.mean(differences), statistics.stdev(differences), len(differences)
-        check(difference, mean, std, digits=2)
-        half = T975[n - 1] * std / math.sqrt(n)
-        check(interval, mean - half, mean + half, digits=2)
-        t = abs(mean) / (std / math.sqrt(n))
-        exact = {
-            3: 1 - t / math.sqrt(t * t + 2),
-            5: 1 - t / math.sqrt(t * t + 4) * (1 + 2 / (t * t + 4)),
-        }[n]  # 2 and 4 degrees of freedom
-        check(p, exact, digits=3)
-
-
-def test_the_runs(tables):
-    head, *rows = tables["runs"]
-    runs = {
-        (run["mlp"], run["seed"], len(run["epochs"])): run
-        for run in records("*.json")
-        if "test_accuracy" in run
+    parser.feed(path.read_text())
+    return {
+        name: [dict(zip(headings, line, strict=True)) for line in lines]
+        for name, (headings, *lines) in parser.tables.items()
     }
-    assert len(rows) == len(runs)
-    for row in rows:
-        cell = dict(zip(head, row))
-        run = runs[
-            {"KAT": "grkan", "MLP twin": "mlp"}[cell["model"]],
-            int(cell["seed"]),
-            int(cell["epochs"]),
-        ]
-        check(cell["parameters"], run["parameters"], digits=0)
-        check(cell["training images"], run["config"]["train_images"], digits=0)
-        check(cell["test accuracy"].rstrip("%"), 100 * run["test_accuracy"], digits=2)
-        check(cell["test loss"], run["epochs"][-1]["test_loss"], digits=3)
-        check(cell["learning rate"], run["config"]["lr"], digits=9)
-        assert (cell["device"], cell["date"]) == (run["device_name"], run["date"])
 
 
-def test_the_costs(tables):
-    record, (head, *rows) = records("study-cost-cpu.json")[0], tables["study-cost"]
-    assert len(rows) == len(record["rows"])
-    for (title, ms, ratio, kept), row in zip(rows, record["rows"]):
-        assert title == row["title"]
-        check(ms, *(row["ms"][q] for q in ("p20", "p50", "p80")), digits=1)
-        check(ratio, row["ratio_to_mlp"], digits=2)
-        check(kept, row["kept_bytes"] / 1024**2, digits=1)
-
-
-def test_the_learning_rates(tables):
-    head, *rows = tables["learning-rates"]
-    record = records("study-lr.json")[0]
-    found = {
-        ({"grkan": "KAT", "mlp": "MLP twin"}[row["mlp"]], row["lr"]): row["accuracy"]
-        for row in record["rows"]
-    }
-    assert len(rows) == len(found) == 8
-    for model, rate, accuracy in rows:
-        check(accuracy, 100 * found[model, float(rate)], digits=2)
-
-
-def test_the_kernel_and_the_training_step(tables):
-    record, (head, *rows) = records("kernel-cpu.json")[0], tables["kernel"]
-    assert len(rows) == len(record["rows"])
-    for (shape, dtype, ms, rate, share, ratio, reference, error), row in zip(rows, record["rows"]):
-        way = row["ways"]["katlib"]
-        assert numbers(shape) == row["shape"] and dtype == row["dtype"]
-        check(ms, *(way["ms"][q] for q in ("p20", "p50", "p80")), digits=3)
-        check(rate, way["GB_per_s"], digits=1)
-        check(share.rstrip("%"), 100 * way["share_of_copy"], digits=0)
-        check(ratio, way["ratio_to_gelu"], digits=2)
-        check(reference, row["ways"]["reference"]["ratio_to_gelu"], digits=1)
-        assert float(error) == pytest.approx(max(row["error"].values()), rel=0.06)
-    record, (head, *rows) = records("model-cpu.json")[0], tables["model"]
-    for (name, batch, kat, vit, ratio), row in zip(rows, record["rows"], strict=True):
-        check(kat, *(row["ms"]["KAT"][q] for q in ("p20", "p50", "p80")), digits=1)
-        check(vit, *(row["ms"]["ViT"][q] for q in ("p20", "p50", "p80")), digits=1)
-        check(ratio, row["ratio"], digits=3)
-
-
-def test_larger_models_and_two_processes(tables):
-    rows = records("scale-cpu.json")[0]["rows"]
-    measured = [row for row in rows if row["kind"] == "step"]
-    for (name, batch, kat, vit, ratio, kat_peak, vit_peak), row in zip(
-        tables["scale-steps"][1:], measured, strict=True
-    ):
-        assert (name, int(batch)) == (row["model"], row["batch"])
-        check(kat, *(row["ms"]["KAT"][q] for q in ("p20", "p50", "p80")), digits=1)
-        check(vit, *(row["ms"]["ViT"][q] for q in ("p20", "p50", "p80")), digits=1)
-        check(ratio, row["ratio"], digits=3)
-        check(kat_peak, row["peak_bytes"]["KAT"] / 1e6, digits=0)
-        check(vit_peak, row["peak_bytes"]["ViT"] / 1e6, digits=0)
-    parallel = [row for row in rows if row["kind"] == "parallel"]
-    for (name, images, size, *times, efficiency), row in zip(
-        tables["scale-parallel"][1:], parallel, strict=True
-    ):
-        assert (name, int(images)) == ("KAT-" + row["model"], row["batch_of_each"])
-        check(size, row["gradient_bytes"] / 1e6, digits=1)
-        for time, way in zip(times, ("alone", "beside", "sum", "together"), strict=True):
-            check(time, row["ms"][way]["p50"], digits=1)
-        check(efficiency.rstrip("%"), 100 * row["efficiency"], digits=0)
+@pytest.fixture(scope="module")
+def tables():
+    return tables_of("results")
 
 
 @pytest.fixture(scope="module")
 def field_tables():
-    page = PAGE.with_name("in_the_field.html")
-    if not page.exists():
-        pytest.skip("the book is not built; `make test` builds it first")
-    parser = Tables()
-    parser.feed(page.read_text())
-    return parser.tables
+    return tables_of("in_the_field")
+
+
+def record(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def runs(folder: str = ".") -> list[dict]:
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / folder).glob("*.json"))]
+    return [found for found in records if "test_accuracy" in found]
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers in a cell, in their order."""
+    found = re.findall(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?", text.replace("−", "-"))
+    return [float(number.replace(",", "")) for number in found]
+
+
+def check(cell: str, *expected: float, digits: int) -> None:
+    """Asserts that the cell holds these numbers, rounded to so many decimal places."""
+    shown = numbers(cell)
+    assert len(shown) == len(expected), (cell, expected)
+    for value, exact in zip(shown, expected):
+        assert abs(value - exact) <= 0.5000001 * 10**-digits, (cell, expected)
+
+
+def percentiles(milliseconds: dict) -> list[float]:
+    return [milliseconds[name] for name in ("p20", "p50", "p80")]
+
+
+# ---- the study
+
+
+def by_title(part: str) -> dict[str, dict[int, dict]]:
+    """The stored runs of a part of the study, by condition and by seed."""
+    found: dict[str, dict[int, dict]] = {}
+    for run in runs(part):
+        found.setdefault(run["title"], {})[run["seed"]] = run
+    return found
+
+
+def differences_to_the_kat(part: str, title: str) -> list[float]:
+    """In percentage points, of the seeds that both have."""
+    conditions = by_title(part)
+    kat = conditions["KAT"]
+    return [
+        100 * (run["test_accuracy"] - kat[seed]["test_accuracy"])
+        for seed, run in conditions[title].items()
+        if seed in kat
+    ]
+
+
+both_parts = pytest.mark.parametrize("part", ["study", "study-again"])
+
+
+@pytest.mark.parametrize("part, conditions", [("study", 18), ("study-again", 4)])
+def test_the_study_shows_every_condition_once_and_the_kat_first(tables, part, conditions):
+    shown = [line["condition"] for line in tables[part]]
+    assert shown[0] == "KAT"
+    assert len(shown) == conditions
+    assert sorted(shown) == sorted(by_title(part))
+
+
+@both_parts
+def test_the_study_shows_the_size_and_the_seeds_of_a_condition(tables, part):
+    for line in tables[part]:
+        found = by_title(part)[line["condition"]]
+        check(line["parameters"], next(iter(found.values()))["parameters"], digits=0)
+        check(line["seeds"], len(found), digits=0)
+
+
+@both_parts
+def test_the_study_shows_the_mean_accuracy_and_its_deviation(tables, part):
+    for line in tables[part]:
+        found = by_title(part)[line["condition"]]
+        values = [100 * run["test_accuracy"] for run in found.values()]
+        mean, deviation = statistics.mean(values), statistics.stdev(values)
+        check(line["test accuracy, %"], mean, deviation, digits=2)
+
+
+@both_parts
+def test_the_study_shows_no_difference_of_the_kat_to_itself(tables, part):
+    kat = tables[part][0]
+    assert kat["difference, points"] == kat["95% interval"] == kat["p"] == ""
+
+
+@both_parts
+def test_the_study_shows_the_mean_difference_and_its_interval(tables, part):
+    for line in tables[part][1:]:
+        differences = differences_to_the_kat(part, line["condition"])
+        mean, deviation = statistics.mean(differences), statistics.stdev(differences)
+        half_width = T975[len(differences) - 1] * deviation / math.sqrt(len(differences))
+        check(line["difference, points"], mean, deviation, digits=2)
+        check(line["95% interval"], mean - half_width, mean + half_width, digits=2)
+
+
+def two_sided_p(t: float, degrees_of_freedom: int) -> float:
+    """Of Student's t, which has a closed form for an even number of degrees of freedom."""
+    if degrees_of_freedom == 2:
+        return 1 - t / math.sqrt(t * t + 2)
+    assert degrees_of_freedom == 4
+    return 1 - t / math.sqrt(t * t + 4) * (1 + 2 / (t * t + 4))
+
+
+@both_parts
+def test_the_study_shows_p_of_the_paired_test(tables, part):
+    for line in tables[part][1:]:
+        differences = differences_to_the_kat(part, line["condition"])
+        standard_error = statistics.stdev(differences) / math.sqrt(len(differences))
+        t = abs(statistics.mean(differences)) / standard_error
+        check(line["p"], two_sided_p(t, len(differences) - 1), digits=3)
+
+
+def test_the_costs(tables):
+    for line, row in zip(tables["study-cost"], record("study-cost-cpu")["rows"], strict=True):
+        assert line["condition"] == row["title"]
+        check(line["ms a step (p20, p50, p80)"], *percentiles(row["ms"]), digits=1)
+        check(line["in units of the twin's"], row["ratio_to_mlp"], digits=2)
+        check(line["kept for backward, MiB"], row["kept_bytes"] / 1024**2, digits=1)
+
+
+def test_the_learning_rates(tables):
+    found = {(MODELS[row["mlp"]], row["lr"]): row["accuracy"] for row in record("study-lr")["rows"]}
+    assert len(tables["learning-rates"]) == len(found) == 8
+    for line in tables["learning-rates"]:
+        accuracy = found[line["model"], float(line["peak learning rate"])]
+        check(line["accuracy, %"], 100 * accuracy, digits=2)
+
+
+# ---- the runs on all of CIFAR-10
+
+
+@pytest.fixture
+def runs_with_lines(tables) -> list[tuple[dict, dict]]:
+    """Every run beside its line of the table."""
+    lines = {
+        (line["model"], int(line["seed"]), int(line["epochs"])): line for line in tables["runs"]
+    }
+    assert len(lines) == len(tables["runs"]) == len(runs())
+    return [(run, lines[MODELS[run["mlp"]], run["seed"], len(run["epochs"])]) for run in runs()]
+
+
+def test_the_runs_show_what_was_trained(runs_with_lines):
+    for run, line in runs_with_lines:
+        check(line["parameters"], run["parameters"], digits=0)
+        check(line["training images"], run["config"]["train_images"], digits=0)
+        check(line["learning rate"], run["config"]["lr"], digits=9)
+
+
+def test_the_runs_show_how_well_it_does(runs_with_lines):
+    for run, line in runs_with_lines:
+        check(line["test accuracy"].rstrip("%"), 100 * run["test_accuracy"], digits=2)
+        check(line["test loss"], run["epochs"][-1]["test_loss"], digits=3)
+
+
+def test_the_runs_show_where_and_when(runs_with_lines):
+    for run, line in runs_with_lines:
+        assert (line["device"], line["date"]) == (run["device_name"], run["date"])
+
+
+# ---- speed
+
+
+@pytest.fixture
+def kernel_with_lines(tables) -> list[tuple[dict, dict]]:
+    return list(zip(record("kernel-cpu")["rows"], tables["kernel"], strict=True))
+
+
+def test_the_kernel_shows_what_was_measured(kernel_with_lines):
+    for row, line in kernel_with_lines:
+        assert numbers(line["shape"]) == row["shape"]
+        assert line["dtype"] == row["dtype"]
+
+
+def test_the_kernel_shows_its_time_and_rate(kernel_with_lines):
+    for row, line in kernel_with_lines:
+        ours = row["ways"]["katlib"]
+        check(line["ms (p20, p50, p80)"], *percentiles(ours["ms"]), digits=3)
+        check(line["GB/s"], ours["GB_per_s"], digits=1)
+        check(line["share of a copy"].rstrip("%"), 100 * ours["share_of_copy"], digits=0)
+
+
+def test_the_kernel_shows_what_others_take(kernel_with_lines):
+    for row, line in kernel_with_lines:
+        ways = row["ways"]
+        check(line["in units of F.gelu"], ways["katlib"]["ratio_to_gelu"], digits=2)
+        check(line["eager reference"], ways["reference"]["ratio_to_gelu"], digits=1)
+
+
+def test_the_kernel_shows_its_error(kernel_with_lines):
+    for row, line in kernel_with_lines:
+        assert float(line["largest error"]) == pytest.approx(max(row["error"].values()), rel=0.06)
+
+
+def check_step(line: dict, row: dict) -> None:
+    """The columns of a training step."""
+    check(line["KAT, ms (p20, p50, p80)"], *percentiles(row["ms"]["KAT"]), digits=1)
+    check(line["ViT, ms (p20, p50, p80)"], *percentiles(row["ms"]["ViT"]), digits=1)
+    check(line["KAT / ViT"], row["ratio"], digits=3)
+
+
+def test_the_training_step(tables):
+    for line, row in zip(tables["model"], record("model-cpu")["rows"], strict=True):
+        check_step(line, row)
+
+
+def scale_rows(kind: str) -> list[dict]:
+    return [row for row in record("scale-cpu")["rows"] if row["kind"] == kind]
+
+
+def test_larger_models(tables):
+    for line, row in zip(tables["scale-steps"], scale_rows("step"), strict=True):
+        assert (line["model"], int(line["batch"])) == (row["model"], row["batch"])
+        check_step(line, row)
+        check(line["KAT, peak MB"], row["peak_bytes"]["KAT"] / 1e6, digits=0)
+        check(line["ViT, peak MB"], row["peak_bytes"]["ViT"] / 1e6, digits=0)
+
+
+@pytest.fixture
+def parallel_with_lines(tables) -> list[tuple[dict, dict]]:
+    return list(zip(scale_rows("parallel"), tables["scale-parallel"], strict=True))
+
+
+def test_two_processes_show_what_was_measured(parallel_with_lines):
+    for row, line in parallel_with_lines:
+        assert line["model"] == "KAT-" + row["model"]
+        assert int(line["images each"]) == row["batch_of_each"]
+        check(line["gradients, MB"], row["gradient_bytes"] / 1e6, digits=1)
 
 
 @pytest.mark.parametrize(
-    "name, kind, kinds, measure, scale, digits",
+    "heading, way",
+    [
+        ("alone, ms", "alone"),
+        ("two beside each other, ms", "beside"),
+        ("the sum, ms", "sum"),
+        ("together, ms", "together"),
+    ],
+)
+def test_two_processes_show_their_times(parallel_with_lines, heading, way):
+    for row, line in parallel_with_lines:
+        check(line[heading], row["ms"][way]["p50"], digits=1)
+
+
+def test_two_processes_show_their_efficiency(parallel_with_lines):
+    for row, line in parallel_with_lines:
+        check(line["efficiency"].rstrip("%"), 100 * row["efficiency"], digits=0)
+
+
+@pytest.mark.parametrize(
+    "way, suffix",
+    [("PyTorch", ""), ("torch.compile", " compiled"), ("onnxruntime", " onnxruntime")],
+)
+def test_inference(field_tables, way, suffix):
+    lines = [line for line in field_tables["inference"] if line["by"] == way]
+    rows = {(row["model"], str(row["batch"])): row for row in record("inference-cpu")["rows"]}
+    assert len(lines) == len(rows)
+    for line in lines:
+        row = rows[line["model"], line["batch"]]
+        kat, vit = row["ms"][f"KAT{suffix}"], row["ms"][f"ViT{suffix}"]
+        check(line["KAT, ms (p20, p50, p80)"], *percentiles(kat), digits=2)
+        check(line["ViT, ms (p20, p50, p80)"], *percentiles(vit), digits=2)
+        check(line["KAT / ViT"], row["ratio"][suffix.strip() or "eager"], digits=2)
+
+
+def test_inference_has_three_ways(field_tables):
+    assert len(field_tables["inference"]) == 3 * len(record("inference-cpu")["rows"])
+
+
+# ---- the examples
+
+each_example = pytest.mark.parametrize(
+    "name, variant_key, variants, measure, scale, digits",
     [
         ("convnet", "activation", ("relu", "gelu", "rational"), "accuracy", 100, 2),
         ("gpt", "mlp", ("mlp", "grkan"), "loss", 1, 4),
     ],
 )
-def test_the_examples(field_tables, name, kind, kinds, measure, scale, digits):
-    record, (head, *rows) = records(f"example-{name}.json")[0], field_tables[name]
-    by_seed = [
-        {row["seed"]: scale * row[measure] for row in record["rows"] if row[kind] == k}
-        for k in kinds
-    ]
-    for (model, parameters, seeds, value, difference), k, values in zip(
-        rows, kinds, by_seed, strict=True
-    ):
-        check(
-            parameters,
-            next(row["parameters"] for row in record["rows"] if row[kind] == k),
-            digits=0,
-        )
+
+
+@each_example
+def test_the_examples(field_tables, name, variant_key, variants, measure, scale, digits):
+    first: dict[int, float] = {}
+    for line, variant in zip(field_tables[name], variants, strict=True):
+        rows = [row for row in record(f"example-{name}")["rows"] if row[variant_key] == variant]
+        values = {row["seed"]: scale * row[measure] for row in rows}
+        first = first or values
+        _, parameters, seeds, value, difference = line.values()
+        check(parameters, rows[0]["parameters"], digits=0)
         check(seeds, len(values), digits=0)
-        check(
-            value,
-            statistics.mean(values.values()),
-            statistics.stdev(values.values()),
-            digits=digits,
-        )
-        differences = [values[seed] - by_seed[0][seed] for seed in values]
-        if k != kinds[0]:
-            check(
-                difference,
-                statistics.mean(differences),
-                statistics.stdev(differences),
-                digits=digits,
-            )
+        check(value, *mean_and_deviation(list(values.values())), digits=digits)
+        if values != first:
+            differences = [values[seed] - first[seed] for seed in values]
+            check(difference, *mean_and_deviation(differences), digits=digits)
 
 
-def test_inference(field_tables):
-    record, (head, *rows) = records("inference-cpu.json")[0], field_tables["inference"]
-    assert len(rows) == 3 * len(record["rows"])
-    for model, batch, by, kat, vit, ratio in rows:
-        row = next(
-            row for row in record["rows"] if (row["model"], str(row["batch"])) == (model, batch)
-        )
-        how = {"PyTorch": "", "torch.compile": " compiled", "onnxruntime": " onnxruntime"}[by]
-        check(kat, *(row["ms"][f"KAT{how}"][q] for q in ("p20", "p50", "p80")), digits=2)
-        check(vit, *(row["ms"][f"ViT{how}"][q] for q in ("p20", "p50", "p80")), digits=2)
-        check(ratio, row["ratio"][how.strip() or "eager"], digits=2)
+def mean_and_deviation(values: list[float]) -> tuple[float, float]:
+    return statistics.mean(values), statistics.stdev(values)

@@ -1,7 +1,10 @@
-"""The cost model: its counts against real steps of real models, its times by hand."""
+"""The model of cost: its counts against real steps of real models, its times by hand."""
+
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,72 +23,112 @@ from katlib.book.cost import (
 SMALL = dict(img_size=32, patch_size=4, embed_dim=64, depth=3, num_heads=2, num_classes=10)
 BATCH = 16
 TOKENS = 65
+FLOAT32 = 4  # bytes
+
+both_models = pytest.mark.parametrize("mlp", ["grkan", "mlp"])
+both_precisions = pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 
 
-def build(mlp):
+def build(mlp: str) -> Callable[[], nn.Module]:
     return lambda: katlib.VisionTransformer(**SMALL, mlp=mlp)
 
 
-def real_step(mlp, half=False):
-    model = build(mlp)()
-    images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(0, 10, (BATCH,))
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-
-    def run():
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = model(images)
-        F.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    run()
-    return model, images, labels, run
+def count(mlp: str, half: bool = False) -> Step:
+    return count_step(build(mlp), BATCH, 32, half)
 
 
-@pytest.mark.parametrize("mlp", ["grkan", "mlp"])
-def test_the_products_are_those_that_run(mlp):
-    *_, run = real_step(mlp)
-    with FlopCounterMode(display=False) as real:
-        run()
-    step = count_step(build(mlp), BATCH, 32)
-    theirs = {
-        str(op).replace(".", "::"): flops for op, flops in real.get_flop_counts()["Global"].items()
-    }
-    ours = dict.fromkeys(theirs, 0)
-    for kernel in step.kernels:
+class RealStep:
+    """A step that is run, on tensors that have numbers."""
+
+    def __init__(self, mlp: str, half: bool = False):
+        self.model = build(mlp)()
+        self.half = half
+        self.images = torch.randn(BATCH, 3, 32, 32)
+        self.labels = torch.randint(0, 10, (BATCH,))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
+        # from the second step on, the optimizer has its moments
+        self.run()
+
+    def loss(self) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            logits = self.model(self.images)
+        return F.cross_entropy(logits.float(), self.labels)
+
+    def run(self) -> None:
+        self.loss().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+# ---- FLOPs
+
+
+def flops_by_pytorch(mlp: str) -> dict[str, int]:
+    """The FLOPs of a real step by operator, as PyTorch counts them."""
+    step = RealStep(mlp)
+    with FlopCounterMode(display=False) as counter:
+        step.run()
+    counts = counter.get_flop_counts()["Global"]
+    return {str(op).replace(".", "::"): flops for op, flops in counts.items()}
+
+
+@both_models
+def test_the_flops_of_matrix_products_are_those_that_pytorch_counts(mlp):
+    expected = flops_by_pytorch(mlp)
+    # from some version after 2.11 on, PyTorch's count includes attention on a CPU
+    ours = dict.fromkeys(expected, 0)
+    for kernel in count(mlp).kernels:
         if kernel.name in ours:
             ours[kernel.name] += kernel.flops
-    assert ours == theirs and all(
-        theirs.values()
-    )  # a CPU's attention is among them from some torch after 2.11 on
-    assert {"aten::mm", "aten::addmm", "aten::convolution", "aten::convolution_backward"} <= set(
-        theirs
-    )
+    assert ours == expected
 
 
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("mlp", ["grkan", "mlp"])
+@both_models
+def test_pytorch_counts_the_products_that_we_compare(mlp):
+    expected = flops_by_pytorch(mlp)
+    assert all(expected.values())
+    products = {"aten::mm", "aten::addmm", "aten::convolution", "aten::convolution_backward"}
+    assert products <= set(expected)
+
+
+@pytest.mark.parametrize(
+    "name, flops, tensors", [("rational", 21, 2), ("rational_backward", 63, 3)]
+)
+def test_the_rational_function_is_one_pass_each_way(name, flops, tensors):
+    kernels = [kernel for kernel in count("grkan").kernels if kernel.name == f"katlib::{name}"]
+    # two functions a block: before fc1, and before fc2, which is four times as wide
+    elements = BATCH * TOKENS * SMALL["embed_dim"] * (1 + 4) * SMALL["depth"]
+    assert len(kernels) == 2 * SMALL["depth"]
+    assert sum(kernel.flops for kernel in kernels) == flops * elements
+    moved = sum(kernel.bytes for kernel in kernels)
+    assert moved == pytest.approx(FLOAT32 * tensors * elements, rel=0.01)
+
+
+# ---- memory
+
+
+@both_precisions
+@both_models
 def test_what_forward_keeps_is_what_autograd_saves(mlp, half):
-    model, images, labels, _ = real_step(mlp)
-    own, kept = {p.untyped_storage().data_ptr() for p in [*model.parameters(), images]}, {}
+    step = RealStep(mlp, half)
+    inputs = [*step.model.parameters(), step.images]
+    not_counted = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+    saved = {}
 
-    def pack(t):
-        if t.untyped_storage().data_ptr() not in own:
-            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in not_counted:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = step.loss()
     assert loss.requires_grad
-    assert count_step(build(mlp), BATCH, 32, half).kept == pytest.approx(
-        sum(kept.values()), rel=0.01
-    )
+    assert count(mlp, half).kept == pytest.approx(sum(saved.values()), rel=0.01)
 
 
 @pytest.fixture
-def one_thread():
+def one_thread() -> Iterator[None]:
     """In half types a product has a workspace for each thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -93,80 +136,91 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("mlp", ["grkan", "mlp"])
-def test_the_peak_is_that_of_the_allocator(mlp, half, one_thread):
-    """The profiler sees every allocation of a real step."""
-    model, images, _, run = real_step(mlp, half)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        run()
-    now = most = 0
+def measured_peak(step: RealStep) -> int:
+    """The most bytes that a real step allocates, by PyTorch's profiler."""
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
+        step.run()
+    allocated = peak = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
-            now += event.nbytes()
-            most = max(most, now)
-    step = count_step(build(mlp), BATCH, 32, half)
-    assert most > 2e6
-    if half:  # its products have a workspace, as large as the processor needs it
-        assert 0.75 * most < step.peak - step.before < 1.01 * most
-    else:
-        assert step.peak - step.before == pytest.approx(most, rel=0.01)
-    assert step.before == pytest.approx(
-        3 * 4 * step.parameters + images.nbytes, rel=0.01
-    )  # with AdamW's two moments
+            allocated += event.nbytes()
+            peak = max(peak, allocated)
+    return peak
 
 
-def test_a_kat_keeps_one_tensor_more_a_block():
-    """Its first function's output; the input of fc1 in a ViT is the norm's output, which a KAT keeps for the function."""
-    kat, vit = (count_step(build(mlp), BATCH, 32) for mlp in ("grkan", "mlp"))
-    assert kat.kept - vit.kept == pytest.approx(
-        SMALL["depth"] * BATCH * TOKENS * SMALL["embed_dim"] * 4, rel=0.01
-    )
-    assert kat.parameters - vit.parameters == SMALL["depth"] * (2 * 6 + 2 * 8 * 4)
+@both_models
+def test_the_peak_is_that_of_the_allocator(mlp, one_thread):
+    measured = measured_peak(RealStep(mlp))
+    step = count(mlp)
+    assert measured > 2e6
+    assert step.peak - step.before == pytest.approx(measured, rel=0.01)
 
 
-def test_the_rational_function_is_one_pass_each_way():
-    step = count_step(build("grkan"), BATCH, 32)
-    elements = (
-        BATCH * TOKENS * SMALL["embed_dim"] * (1 + 4) * SMALL["depth"]
-    )  # before fc1 and before fc2
-    for name, flops, tensors in (("rational", 21, 2), ("rational_backward", 63, 3)):
-        kernels = [k for k in step.kernels if k.name == f"katlib::{name}"]
-        assert len(kernels) == 2 * SMALL["depth"]
-        assert sum(k.flops for k in kernels) == flops * elements
-        assert sum(k.bytes for k in kernels) == pytest.approx(4 * tensors * elements, rel=0.01)
+@both_models
+def test_the_peak_in_half_is_that_of_the_allocator_but_for_workspaces(mlp, one_thread):
+    measured = measured_peak(RealStep(mlp, half=True))
+    step = count(mlp, half=True)
+    assert measured > 2e6
+    # products in half types have a workspace, whose size depends on the processor
+    assert 0.75 * measured < step.peak - step.before < 1.01 * measured
 
 
-def test_half_moves_and_keeps_less_and_the_update_does_not_change():
-    whole, half = (count_step(build("grkan"), BATCH, 32, half=h) for h in (False, True))
-    of = {
-        h: {
-            name: sum(k.bytes for k in s.kernels if k.name == f"katlib::{name}")
-            for name in ("rational", "rational_backward")
-        }
-        for h, s in (("whole", whole), ("half", half))
-    }
-    for name in of[
-        "whole"
-    ]:  # the first function too, though a norm's output is float32: it is cast first
-        assert of["half"][name] == pytest.approx(of["whole"][name] / 2, rel=0.01)
-    assert half.kept < 0.75 * whole.kept and half.flops == whole.flops
-    for step in (
-        whole,
-        half,
-    ):  # reads a parameter, its gradient and two moments, and writes all but the gradient
-        (adamw,) = [k for k in step.kernels if "adamw" in k.name]
-        assert adamw.bytes == pytest.approx(28 * step.parameters, rel=0.01)
+@both_precisions
+@both_models
+def test_before_a_step_there_are_parameters_two_moments_and_the_images(mlp, half):
+    step = count(mlp, half)
+    images = FLOAT32 * BATCH * 3 * 32 * 32
+    assert step.before == pytest.approx(3 * FLOAT32 * step.parameters + images, rel=0.01)
 
+
+def test_a_kat_keeps_one_tensor_more_a_block_than_a_vit():
+    """The output of its first function.
+
+    A ViT keeps the norm's output as the input of fc1, a KAT keeps it for the function.
+    """
+    one_more = SMALL["depth"] * BATCH * TOKENS * SMALL["embed_dim"] * FLOAT32
+    assert count("grkan").kept - count("mlp").kept == pytest.approx(one_more, rel=0.01)
+
+
+def test_a_kat_has_the_coefficients_of_two_functions_a_block_more_than_a_vit():
+    difference = count("grkan").parameters - count("mlp").parameters
+    assert difference == SMALL["depth"] * (2 * 6 + 2 * 8 * 4)
+
+
+@pytest.mark.parametrize("name", ["rational", "rational_backward"])
+def test_in_half_both_rational_functions_move_half_the_bytes(name):
+    """The first one too: a norm's output is float32, but it is cast before."""
+
+    def moved(step: Step) -> int:
+        return sum(kernel.bytes for kernel in step.kernels if kernel.name == f"katlib::{name}")
+
+    whole, half = moved(count("grkan")), moved(count("grkan", half=True))
+    assert half == pytest.approx(whole / 2, rel=0.01)
+
+
+def test_a_step_in_half_keeps_less_and_computes_as_much():
+    whole, half = count("grkan"), count("grkan", half=True)
+    assert half.kept < 0.75 * whole.kept
+    assert half.flops == whole.flops
+
+
+@both_precisions
+def test_the_update_moves_seven_numbers_a_parameter(half):
+    """It reads a parameter, its gradient and two moments, and writes all but the gradient."""
+    step = count("grkan", half)
+    (adamw,) = [kernel for kernel in step.kernels if "adamw" in kernel.name]
+    assert adamw.bytes == pytest.approx(7 * FLOAT32 * step.parameters, rel=0.01)
+
+
+# ---- seconds
 
 STEP = Step(
     (
-        Kernel("product", "forward", 1000, 10, 0),
-        Kernel("copy", "forward", 0, 400, 0),
-        Kernel("product", "backward", 2000, 20, 0),
-        Kernel("add", "update", 1, 100, 0),
+        Kernel("product", "forward", flops=1000, bytes=10, alive=0),
+        Kernel("copy", "forward", flops=0, bytes=400, alive=0),
+        Kernel("product", "backward", flops=2000, bytes=20, alive=0),
+        Kernel("add", "update", flops=1, bytes=100, alive=0),
     ),
     parameters=50,
     batch_size=1,
@@ -174,28 +228,56 @@ STEP = Step(
 )
 
 
-def test_seconds_by_hand():
+def test_a_processor_whose_calls_wait_adds_up_calls_and_kernels():
     machine = Machine(peak=100, bandwidth=10, call=1)
     assert step_seconds(STEP, machine) == 10 + 40 + 20 + 10 + 4
+
+
+def test_a_phase_has_the_seconds_of_its_own_kernels():
+    machine = Machine(peak=100, bandwidth=10, call=1)
     assert step_seconds(STEP, machine, "forward") == 10 + 40 + 2
-    on_a_gpu = Machine(peak=100, bandwidth=10, call=1, waits=False)
-    assert step_seconds(STEP, on_a_gpu) == 80
-    assert (
-        step_seconds(STEP, Machine(peak=1e9, bandwidth=1e9, call=1, waits=False)) == 4
-    )  # all that counts is the calls
 
 
-def test_a_sum_over_processes_by_hand():
-    assert reduce_seconds(100, 2, 10) == 10 and reduce_seconds(100, 1, 10) == 0
-    assert reduce_seconds(100, 1000, 10) == pytest.approx(19.98)
-    machine = Machine(peak=100, bandwidth=10, call=0)  # 50 forward, 20 backward, 10 update
-    assert parallel_seconds(STEP, machine, 1, link=10) == step_seconds(STEP, machine) == 80
-    assert parallel_seconds(STEP, machine, 2, link=10, overlap=False) == 80 + 20
-    assert (
-        parallel_seconds(STEP, machine, 2, link=10) == 80 + 20
-    )  # 200 bytes: a single bucket, the last one
-    large = Step(STEP.kernels, parameters=BUCKET, batch_size=1, before=0)  # four buckets
-    assert (
-        parallel_seconds(large, machine, 2, link=BUCKET) == 50 + 20 + 1 + 10
-    )  # 4 s hide behind 20; the last bucket's 1 s does not
-    assert parallel_seconds(large, machine, 2, link=BUCKET / 10) == 50 + 40 + 10  # 40 s do not hide
+def test_a_processor_whose_calls_do_not_wait_hides_them_behind_its_kernels():
+    machine = Machine(peak=100, bandwidth=10, call=1, waits=False)
+    assert step_seconds(STEP, machine) == 80
+
+
+def test_a_very_fast_processor_is_limited_by_the_calls():
+    machine = Machine(peak=1e9, bandwidth=1e9, call=1, waits=False)
+    assert step_seconds(STEP, machine) == 4
+
+
+@pytest.mark.parametrize("processes, seconds", [(1, 0), (2, 10), (1000, 19.98)])
+def test_the_seconds_of_a_sum_over_processes(processes, seconds):
+    assert reduce_seconds(100, processes, 10) == pytest.approx(seconds)
+
+
+# 50 s forward, 20 s backward and 10 s update
+MACHINE = Machine(peak=100, bandwidth=10, call=0)
+
+
+def test_a_single_process_has_nothing_to_sum():
+    assert parallel_seconds(STEP, MACHINE, 1, link=10) == step_seconds(STEP, MACHINE) == 80
+
+
+def test_without_overlap_the_whole_sum_is_added():
+    assert parallel_seconds(STEP, MACHINE, 2, link=10, overlap=False) == 80 + 20
+
+
+def test_a_single_bucket_of_gradients_cannot_be_hidden():
+    """The 200 bytes of gradients are less than a bucket, and the last bucket comes too late."""
+    assert parallel_seconds(STEP, MACHINE, 2, link=10) == 80 + 20
+
+
+# with four buckets of gradients
+LARGE = Step(STEP.kernels, parameters=BUCKET, batch_size=1, before=0)
+
+
+def test_a_sum_hides_behind_backward_but_for_its_last_bucket():
+    """The sum takes 4 s, backward 20 s, the last bucket 1 s."""
+    assert parallel_seconds(LARGE, MACHINE, 2, link=BUCKET) == 50 + 20 + 1 + 10
+
+
+def test_a_sum_that_takes_longer_than_backward_is_not_hidden():
+    assert parallel_seconds(LARGE, MACHINE, 2, link=BUCKET / 10) == 50 + 40 + 10

@@ -1,4 +1,7 @@
-"""The study: its conditions are what their names say, its statistics are right, and the stored runs are whole."""
+"""The study: its conditions are what their names say, its statistics are right.
+
+The runs that are stored of it are complete.
+"""
 
 import math
 import sys
@@ -10,14 +13,24 @@ import torch
 from torch import nn
 
 from katlib.book.results import FOLDER, stored_runs
-from katlib.book.statistics import compare
+from katlib.book.statistics import Comparison, compare
 from katlib.train.recipe import PRESETS, build_model
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import study
 
+PRESET = "cifar-pico"
+DATA_SHA256 = "32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493"
 
-def run(condition, seed, accuracy):
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# ---- comparisons
+
+
+def run(condition: str, seed: int, accuracy: float) -> dict:
     return {
         "condition": condition,
         "title": condition.upper(),
@@ -27,114 +40,196 @@ def run(condition, seed, accuracy):
     }
 
 
-def test_a_comparison_is_paired_by_seed():
-    accuracies = {"kat": (0.50, 0.52, 0.51), "other": (0.49, 0.50, 0.51)}
-    runs = [
-        run(name, seed, a) for name, values in accuracies.items() for seed, a in enumerate(values)
-    ] + [run("kat", 3, 0.6)]
-    kat, other = compare(runs)
-    assert (
-        kat.condition == "kat"
-        and kat.mean == pytest.approx(0.5325)
-        and kat.differences == ()
-        and math.isnan(kat.p)
-    )
-    assert other.differences == pytest.approx(
-        (-0.01, -0.02, 0.0)
-    ) and other.difference == pytest.approx(-0.01)
-    assert other.difference_std == pytest.approx(0.01) and other.title == "OTHER"
-    t = 0.01 / (0.01 / math.sqrt(3))  # Student's t with 2 degrees of freedom has a closed form
+def runs(condition: str, *accuracies: float) -> list[dict]:
+    return [run(condition, seed, accuracy) for seed, accuracy in enumerate(accuracies)]
+
+
+@pytest.fixture
+def kat_and_other() -> list[Comparison]:
+    """The KAT has a seed that the other condition lacks."""
+    return compare(runs("kat", 0.50, 0.52, 0.51, 0.6) + runs("other", 0.49, 0.50, 0.51))
+
+
+def test_the_baseline_comes_first_with_all_its_seeds_and_no_differences(kat_and_other):
+    kat = kat_and_other[0]
+    assert kat.condition == "kat"
+    assert kat.mean == pytest.approx(0.5325)
+    assert kat.differences == ()
+    assert math.isnan(kat.p)
+
+
+def test_differences_are_paired_by_seed(kat_and_other):
+    other = kat_and_other[1]
+    assert other.title == "OTHER"
+    assert other.differences == pytest.approx((-0.01, -0.02, 0.0))
+    assert other.difference == pytest.approx(-0.01)
+    assert other.difference_std == pytest.approx(0.01)
+
+
+def test_p_is_that_of_students_t(kat_and_other):
+    other = kat_and_other[1]
+    # with 2 degrees of freedom, Student's t has a closed form
+    t = 0.01 / (0.01 / math.sqrt(3))
     assert other.p == pytest.approx(1 - t / math.sqrt(t**2 + 2))
-    quantile = 0.95 * math.sqrt(2 / (1 - 0.95**2))  # the t with P(|T| < t) = 0.95
-    assert (other.low, other.high) == pytest.approx(
-        (-0.01 - quantile * 0.01 / math.sqrt(3), -0.01 + quantile * 0.01 / math.sqrt(3))
-    )
 
 
-def test_a_comparison_needs_common_seeds():
-    with pytest.raises(ValueError, match="no runs of 'kat'; there are other"):
-        compare([run("other", 0, 0.5)])
+def test_the_interval_holds_95_percent_of_students_t(kat_and_other):
+    other = kat_and_other[1]
+    # the t with P(|T| < t) = 0.95 for 2 degrees of freedom
+    quantile = 0.95 * math.sqrt(2 / (1 - 0.95**2))
+    half_width = quantile * 0.01 / math.sqrt(3)
+    assert (other.low, other.high) == pytest.approx((-0.01 - half_width, -0.01 + half_width))
+
+
+def test_the_other_conditions_follow_with_the_most_favourable_first():
+    found = compare(runs("bad", 0.1, 0.2) + runs("kat", 0.5, 0.5) + runs("good", 0.8, 0.9))
+    assert [comparison.condition for comparison in found] == ["kat", "good", "bad"]
+
+
+@pytest.mark.parametrize(
+    "found, there_are", [([run("other", 0, 0.5)], "other"), ([], "none at all")]
+)
+def test_a_comparison_needs_runs_of_the_baseline(found, there_are):
+    with pytest.raises(ValueError, match=f"no runs of 'kat'; there are {there_are}"):
+        compare(found)
+
+
+def test_a_comparison_needs_two_common_seeds():
+    other = [run("other", 0, 0.5), run("other", 2, 0.5)]
     with pytest.raises(ValueError, match=r"share the seeds \[0\]"):
-        compare(
-            [run("kat", 0, 0.5), run("kat", 1, 0.5), run("other", 0, 0.5), run("other", 2, 0.5)]
-        )
+        compare(runs("kat", 0.5, 0.5) + other)
 
 
-def test_the_twins_are_what_they_are_called():
-    config = PRESETS["cifar-pico"]
-    kat, mlp = (
-        sum(p.numel() for p in build_model(config, kind).parameters()) for kind in ("grkan", "mlp")
-    )
+# ---- conditions
+
+
+def test_the_twin_has_the_parameters_of_the_kat():
+    kat, mlp = (count_parameters(build_model(PRESETS[PRESET], mlp)) for mlp in ("grkan", "mlp"))
     assert 0 < kat - mlp < 0.002 * mlp
-    C, hidden = 64, 256
-    flops = 2 * 2 * C * hidden + 21 * (
-        C + hidden
-    )  # of a token in one KAT block's two layers, degrees (5, 4)
+
+
+def test_the_wider_twin_has_the_flops_of_the_kat():
+    config = PRESETS[PRESET]
+    channels, hidden = 64, 256
+    # of a token in the two layers of one KAT block, at degrees (5, 4)
+    flops = 2 * 2 * channels * hidden + 21 * (channels + hidden)
     twin = build_model(replace(config, mlp_ratio=study.equal_flops(config)), "mlp").blocks[0].mlp
-    assert 2 * (twin.fc1.weight.numel() + twin.fc2.weight.numel()) == pytest.approx(
-        flops, rel=0.002
-    )
+    twin_flops = 2 * (twin.fc1.weight.numel() + twin.fc2.weight.numel())
+    assert twin_flops == pytest.approx(flops, rel=0.002)
 
 
 @pytest.mark.parametrize("name", study.CONDITIONS)
-def test_a_condition_changes_what_it_says_and_nothing_else(name):
-    _, mlp, fields = study.CONDITIONS[name]
-    config = replace(PRESETS["cifar-pico"], **study.recipe(name, "cifar-pico"))
-    assert (config == PRESETS["cifar-pico"]) == (fields == {}) and len(fields) <= 1
+def test_a_condition_changes_at_most_one_field_of_the_preset(name):
+    changes = study.CONDITIONS[name].changes
+    config = replace(PRESETS[PRESET], **study.recipe(name, PRESET))
+    assert len(changes) <= 1
+    assert (config == PRESETS[PRESET]) == (changes == {})
+
+
+# the wider matrices of "mlp-flops" take more random numbers, so that what follows differs
+@pytest.mark.parametrize("name", [name for name in study.CONDITIONS if name != "mlp-flops"])
+def test_outside_of_the_mlps_a_condition_starts_from_the_same_weights(name):
     torch.manual_seed(0)
-    model = build_model(config, mlp)
+    config = replace(PRESETS[PRESET], **study.recipe(name, PRESET))
+    model = build_model(config, study.CONDITIONS[name].mlp)
     torch.manual_seed(0)
-    base = dict(build_model(PRESETS["cifar-pico"], "grkan").named_parameters())
+    base = dict(build_model(PRESETS[PRESET], "grkan").named_parameters())
     for key, value in model.named_parameters():
-        if ".mlp." not in key and name != "mlp-flops":  # its wider matrices take other draws
+        if ".mlp." not in key:
             assert torch.equal(value, base[key]), key
 
 
 def test_bytes_kept_for_backward_by_hand():
     x, labels = torch.randn(128, 3, 32, 32), torch.zeros(128, dtype=torch.long)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    # the input, the logarithms of the probabilities, the labels, and the sum of the labels' weights
-    assert study.kept_bytes(model, x, labels) == 128 * 3072 * 4 + 128 * 10 * 4 + 128 * 8 + 4
+    image_bytes = 128 * 3072 * 4
+    log_probability_bytes = 128 * 10 * 4
+    label_bytes = 128 * 8
+    weight_sum_bytes = 4
+    expected = image_bytes + log_probability_bytes + label_bytes + weight_sum_bytes
+    assert study.kept_bytes(model, x, labels) == expected
 
 
-@pytest.mark.parametrize("part", ["study", "study-again"])
-def test_the_stored_study_is_whole(part):
-    runs = stored_runs(FOLDER / part)
-    by_condition = {}
-    for r in runs:
-        by_condition.setdefault(r["condition"], []).append(r)
-    assert set(by_condition) == set(study.CONDITIONS if part == "study" else study.AGAIN)
-    for name, some in by_condition.items():
-        assert [r["seed"] for r in some] == list(
-            range(5, 10) if part == "study-again" else range(5 if name in study.FIVE else 3)
-        )
-        title, mlp, _ = study.CONDITIONS[name]
-        config = replace(
-            PRESETS["cifar-pico"], **{"lr": study.LR} | study.recipe(name, "cifar-pico")
-        )
-        assert build_parameters(config, mlp) == some[0]["parameters"]
-        for r in some:
-            assert (
-                r["title"] == title
-                and r["mlp"] == mlp
-                and r["config"]["train_images"] == 50_000
-                and r["config"]["test_images"] == 10_000
-            )
-            assert (
-                r["data_sha256"]
-                == "32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493"
-            )
-            assert {
-                k: tuple(v) if isinstance(v, list) else v
-                for k, v in r["config"].items()
-                if hasattr(config, k)
-            } == vars(config)
-            assert (
-                r["epochs"][-1]["test_accuracy"] == r["test_accuracy"]
-                and len(r["epochs"]) == r["config"]["epochs"] == study.EPOCHS
-            )
-            assert r["commit"] != "unknown" and not r["commit"].endswith("+")
+# ---- the stored runs
 
 
-def build_parameters(config, mlp):
-    return sum(p.numel() for p in build_model(config, mlp).parameters())
+def stored(part: str) -> dict[str, list[dict]]:
+    """The stored runs of a part of the study, by condition."""
+    by_condition: dict[str, list[dict]] = {}
+    for stored_run in stored_runs(FOLDER / part):
+        by_condition.setdefault(stored_run["condition"], []).append(stored_run)
+    return by_condition
+
+
+STORED = {part: stored(part) for part in ("study", "study-again")}
+
+each_condition = pytest.mark.parametrize(
+    "part, name", [(part, name) for part, conditions in STORED.items() for name in conditions]
+)
+
+
+def recipe_of(name: str):
+    """The `Config` that a condition was trained with."""
+    return replace(PRESETS[PRESET], **({"lr": study.LR} | study.recipe(name, PRESET)))
+
+
+@pytest.mark.parametrize(
+    "part, conditions", [("study", study.CONDITIONS), ("study-again", study.AGAIN)]
+)
+def test_every_condition_is_stored(part, conditions):
+    assert set(STORED[part]) == set(conditions)
+
+
+@each_condition
+def test_every_seed_is_stored(part, name):
+    seeds = [stored_run["seed"] for stored_run in STORED[part][name]]
+    if part == "study-again":
+        assert seeds == [5, 6, 7, 8, 9]
+    elif name in study.FIVE:
+        assert seeds == [0, 1, 2, 3, 4]
+    else:
+        assert seeds == [0, 1, 2]
+
+
+@each_condition
+def test_a_stored_run_is_of_its_conditions_model(part, name):
+    title, mlp, _ = study.CONDITIONS[name]
+    parameters = count_parameters(build_model(recipe_of(name), mlp))
+    assert STORED[part][name][0]["parameters"] == parameters
+    assert {stored_run["title"] for stored_run in STORED[part][name]} == {title}
+    assert {stored_run["mlp"] for stored_run in STORED[part][name]} == {mlp}
+
+
+@each_condition
+def test_a_stored_run_used_all_of_cifar10(part, name):
+    for stored_run in STORED[part][name]:
+        assert stored_run["config"]["train_images"] == 50_000
+        assert stored_run["config"]["test_images"] == 10_000
+        assert stored_run["data_sha256"] == DATA_SHA256
+
+
+@each_condition
+def test_a_stored_run_used_its_conditions_recipe(part, name):
+    recipe = recipe_of(name)
+    for stored_run in STORED[part][name]:
+        # JSON has lists where a `Config` has tuples
+        config = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in stored_run["config"].items()
+            if hasattr(recipe, key)
+        }
+        assert config == vars(recipe)
+
+
+@each_condition
+def test_a_stored_run_is_complete(part, name):
+    for stored_run in STORED[part][name]:
+        assert stored_run["epochs"][-1]["test_accuracy"] == stored_run["test_accuracy"]
+        assert len(stored_run["epochs"]) == stored_run["config"]["epochs"] == study.EPOCHS
+
+
+@each_condition
+def test_a_stored_run_is_of_a_commit_without_changes(part, name):
+    for stored_run in STORED[part][name]:
+        assert stored_run["commit"] != "unknown"
+        assert not stored_run["commit"].endswith("+")

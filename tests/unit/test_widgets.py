@@ -1,6 +1,11 @@
-"""The live figures on Python's side: where they start, what they take, what they write back. tests/browser drives them in a browser."""
+"""The live figures on Python's side: where they start, what they take, what they write back.
+
+tests/browser drives them in a browser.
+"""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,96 +14,202 @@ import traitlets
 import katlib
 from katlib.rational import RELEASED_GELU, initial_coefficients
 from katlib.widgets import live
+from katlib.widgets.rational import gauss_hermite
+
+# ---- RationalExplorer
 
 
-def test_the_explorer_starts_from_names_fits_pairs_and_modules():
+def test_the_explorer_starts_from_a_name():
+    explorer = katlib.RationalExplorer("swish")
+    a, b = initial_coefficients("swish")
+    assert explorer.numerator == pytest.approx(a.tolist())
+    assert explorer.denominator == pytest.approx(b.tolist())
+
+
+def test_the_explorer_starts_from_a_fit():
     fit = katlib.fit_rational("tanh", degrees=(3, 2))
+    explorer = katlib.RationalExplorer(fit)
+    assert explorer.numerator == pytest.approx(fit.numerator.tolist())
+    assert explorer.denominator == pytest.approx(fit.denominator.tolist())
+
+
+def test_the_explorer_starts_from_a_pair():
+    explorer = katlib.RationalExplorer(RELEASED_GELU)
+    assert explorer.numerator == pytest.approx(RELEASED_GELU[0])
+    assert explorer.denominator == pytest.approx(RELEASED_GELU[1])
+
+
+@pytest.fixture
+def module() -> katlib.GroupRational:
+    """Eight groups, of which the first four share a numerator, and the last four."""
     module = katlib.GroupRational(64, init="gelu", numerator_groups=2)
     with torch.no_grad():
         module.weight_denominator[5] = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    for start, a, b in (
-        ("swish", *initial_coefficients("swish")),
-        (fit, fit.numerator, fit.denominator),
-        (RELEASED_GELU, *map(torch.tensor, RELEASED_GELU)),
-    ):
-        explorer = katlib.RationalExplorer(start)
-        assert explorer.numerator == pytest.approx(
-            a.tolist()
-        ) and explorer.denominator == pytest.approx(b.tolist())
+    return module
+
+
+def test_the_explorer_starts_from_a_group_of_a_module(module):
     explorer = katlib.RationalExplorer(module, group=5)
-    assert (
-        explorer.denominator == [1, 2, 3, 4]
-        and explorer.numerator == module.weight_numerator[1].tolist()
-    )
+    assert explorer.denominator == [1, 2, 3, 4]
+    assert explorer.numerator == module.weight_numerator[1].tolist()
+
+
+@pytest.mark.parametrize("group", [-1, 8])
+def test_a_group_that_the_module_does_not_have_is_refused(module, group):
     with pytest.raises(ValueError, match="groups 0 to 7"):
-        katlib.RationalExplorer(module, group=8)
+        katlib.RationalExplorer(module, group=group)
+
+
+@pytest.mark.parametrize("explorer", [katlib.RationalExplorer, katlib.DenominatorExplorer])
+def test_a_target_that_is_not_known_is_refused(explorer):
     with pytest.raises(ValueError, match="allowed are 'identity'"):
-        katlib.RationalExplorer("swish", target="selu")
+        explorer(target="selu")
+
+
+@pytest.mark.parametrize(
+    "degrees, names",
+    [
+        ((5, 4), ["identity", "relu", "gelu", "swish", "tanh", "released “gelu”"]),
+        ((3, 2), ["identity", "relu", "gelu", "swish", "tanh"]),
+    ],
+)
+def test_the_explorer_offers_what_is_known_at_its_degrees(degrees, names):
+    explorer = katlib.RationalExplorer("gelu", degrees=degrees)
+    assert sorted(name for name, _, _ in explorer.presets) == sorted(names)
+    assert all((len(a) - 1, len(b)) == degrees for _, a, b in explorer.presets)
+
+
+def test_the_explorer_of_a_constant_numerator_has_nothing_to_offer():
+    explorer = katlib.RationalExplorer(([0.5], [1.0, 2.0]))
+    assert explorer.presets == []
+    assert set(explorer.best.values()) == {0.0}
+
+
+def test_the_quadrature_is_that_of_the_gain():
+    nodes, weights = map(torch.tensor, gauss_hermite())
+    assert weights.sum().item() == pytest.approx(1)
+    second_moment = (weights * torch.nn.functional.gelu(nodes) ** 2).sum().item()
+    assert 1 / second_moment == pytest.approx(katlib.gain("gelu"), rel=1e-5)
+
+
+def test_a_module_can_start_from_an_explorer():
+    explorer = katlib.RationalExplorer("swish")
+    module = katlib.GroupRational(8, groups=2, init=explorer)
+    assert module.weight_denominator.shape == (2, 4)
+
+
+# ---- writing back
 
 
 def test_write_back_changes_the_group_and_what_it_shares():
     module = katlib.GroupRational(64)
+    before = module.weight_denominator.detach().clone()
     explorer = katlib.RationalExplorer(module, group=3)
     explorer.denominator = torch.tensor([0.5, 0.25, 0.0, 0.0])
     explorer.numerator = [0, 2, 0, 0, 0, 0]
-    before = module.weight_denominator.detach().clone()
     explorer.write_back()
-    assert module.weight_denominator[3].tolist() == [
-        0.5,
-        0.25,
-        0,
-        0,
-    ] and module.weight_numerator.tolist() == [[0, 2, 0, 0, 0, 0]]
-    assert torch.equal(
-        module.weight_denominator[[0, 1, 2, 4, 5, 6, 7]], before[[0, 1, 2, 4, 5, 6, 7]]
-    )
-    assert module.weight_denominator.requires_grad and module.weight_denominator.grad is None
+    others = [0, 1, 2, 4, 5, 6, 7]
+    assert module.weight_denominator[3].tolist() == [0.5, 0.25, 0, 0]
+    assert module.weight_numerator.tolist() == [[0, 2, 0, 0, 0, 0]]
+    assert torch.equal(module.weight_denominator[others], before[others])
+
+
+def test_write_back_is_not_seen_by_autograd():
+    module = katlib.GroupRational(64)
+    katlib.RationalExplorer(module, group=3).write_back()
+    assert module.weight_denominator.requires_grad
+    assert module.weight_denominator.grad is None
+
+
+def test_the_plain_denominator_cannot_be_written_back():
+    explorer = katlib.RationalExplorer(katlib.GroupRational(64))
     explorer.safe = False
     with pytest.raises(ValueError, match="plain denominator"):
         explorer.write_back()
+
+
+def test_without_a_module_there_is_nothing_to_write_to():
     with pytest.raises(ValueError, match="did not start from a GroupRational"):
         katlib.RationalExplorer("swish").write_back()
 
 
-def test_coefficients_keep_their_number_and_are_finite():
+@pytest.mark.parametrize(
+    "bad",
+    [[1.0], [0.0] * 5 + [float("nan")], [0.0] * 5 + [float("inf")]],
+    ids=["too few", "nan", "inf"],
+)
+def test_coefficients_keep_their_number_and_are_finite(bad):
     explorer = katlib.RationalExplorer("swish")
-    for bad in ([1.0], [0.0] * 5 + [float("nan")], [0.0] * 5 + [float("inf")]):
-        with pytest.raises(traitlets.TraitError, match="6 finite numbers"):
-            explorer.numerator = bad
-    assert katlib.GroupRational(8, groups=2, init=explorer).weight_denominator.shape == (2, 4)
+    with pytest.raises(traitlets.TraitError, match="6 finite numbers"):
+        explorer.numerator = bad
+
+
+# ---- SplineExplorer
 
 
 @pytest.mark.parametrize(
-    "options", [{"grid": 1}, {"order": 4}, {"interval": (1, 1)}, {"coefficients": [0.0] * 7}]
+    "options, message",
+    [
+        ({"grid": 1}, "allowed are"),
+        ({"order": 4}, "allowed are"),
+        ({"interval": (1, 1)}, "allowed are"),
+        ({"coefficients": [0.0] * 7}, "need 8"),
+    ],
 )
-def test_splines_that_cannot_be_drawn_are_refused(options):
-    with pytest.raises(ValueError, match="allowed are|need 8"):
+def test_splines_that_cannot_be_drawn_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         katlib.SplineExplorer(**options)
 
 
-@pytest.mark.parametrize(
-    "make",
+def test_a_spline_takes_a_tensor():
+    explorer = katlib.SplineExplorer(torch.arange(8.0))
+    assert explorer.coefficients == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+# ---- what a page stores
+
+
+def asks_for_something(text: str) -> bool:
+    """Whether a figure's text loads anything; the name of SVG's namespace looks like an address."""
+    text = text.replace("http://www.w3.org/2000/svg", "")
+    return any(word in text for word in ("http://", "https://", "import(", "fetch("))
+
+
+each_figure = pytest.mark.parametrize(
+    "figure",
     [katlib.RationalExplorer, katlib.DenominatorExplorer, katlib.SplineExplorer],
-    ids=lambda make: make.__name__,
+    ids=lambda figure: figure.__name__,
 )
-def test_the_state_that_a_page_stores_is_small_whole_and_asks_for_nothing(make):
-    state = make().get_state()
-    text = json.dumps(state)
-    assert (
-        len(text) < 45_000
-        and "export default { render }" in state["_esm"]
-        and ".katlib-live" in state["_css"]
-    )
-    assert not any(
-        word in text.replace("http://www.w3.org/2000/svg", "")
-        for word in ("http://", "https://", "import(", "fetch(")
-    )
-    assert make().__repr__() == f"{make.__name__}()"
+
+
+@each_figure
+def test_the_state_that_a_page_stores_is_small_and_whole(figure):
+    state = figure().get_state()
+    assert len(json.dumps(state)) < 45_000
+    assert "export default { render }" in state["_esm"]
+    assert ".katlib-live" in state["_css"]
+
+
+@each_figure
+def test_the_state_that_a_page_stores_asks_for_nothing(figure):
+    assert not asks_for_something(json.dumps(figure().get_state()))
+
+
+@each_figure
+def test_a_figure_is_written_as_its_name(figure):
+    assert repr(figure()) == f"{figure.__name__}()"
+
+
+def test_the_figures_have_a_common_style():
+    assert live.LiveFigure._css
+
+
+# ---- TrainedExplorer
 
 
 @pytest.fixture(scope="module")
 def record():
-    """Of an untrained KAT and of the same one shaken, in the form that a training run leaves."""
+    """Of an untrained KAT, and of the same one shaken, as a training run leaves it."""
     from katlib.book.recorder import Recorder
 
     torch.manual_seed(0)
@@ -109,67 +220,123 @@ def record():
     for epoch in range(3):
         recorder(model, {"epoch": epoch, "test_accuracy": 0.1 * epoch})
         with torch.no_grad():
-            model.blocks[1].mlp.act2.weight_denominator[3] += 0.2  # its last group moves most
+            # of all groups, the last one of this function moves most
+            model.blocks[1].mlp.act2.weight_denominator[3] += 0.2
             model.blocks[0].mlp.act1.weight_numerator[0, 2] += 0.01
     return recorder.record
 
 
-def test_the_explorer_of_a_trained_kat_starts_where_most_has_moved(record):
-    explorer = katlib.TrainedExplorer(record)
-    assert (explorer.block, explorer.function, explorer.group, explorer.epoch) == (1, "act2", 3, 2)
+def place(explorer) -> tuple:
+    return explorer.block, explorer.function, explorer.group, explorer.epoch
+
+
+def test_the_record_is_of_a_model_whose_last_group_moved_most(record):
     moved = {
-        (name, group): value
-        for name, f in record["functions"].items()
-        for group, value in enumerate(f["moved"][-1])
+        (name, group): distance
+        for name, history in record["functions"].items()
+        for group, distance in enumerate(history["moved"][-1])
     }
     assert max(moved, key=moved.get) == ("blocks.1.mlp.act2", 3)
-    within = katlib.TrainedExplorer(
-        record, block=0, epoch=-3
-    )  # the choice that is left: the one that moved most within it
-    assert (within.block, within.function, within.epoch) == (0, "act1", 0)
-    assert json.loads(within.record) == record and repr(within) == "TrainedExplorer()"
 
 
-def test_the_explorer_of_a_trained_kat_is_driven_from_python_and_keeps_to_its_record(record):
+def test_the_explorer_of_a_trained_kat_starts_where_most_has_moved(record):
+    assert place(katlib.TrainedExplorer(record)) == (1, "act2", 3, 2)
+
+
+def test_what_is_not_chosen_is_where_most_has_moved_within_the_choice(record):
+    explorer = katlib.TrainedExplorer(record, block=0, epoch=-3)
+    assert (explorer.block, explorer.function, explorer.epoch) == (0, "act1", 0)
+
+
+def test_the_explorer_holds_its_record_as_json(record):
+    assert json.loads(katlib.TrainedExplorer(record).record) == record
+
+
+def test_the_explorer_of_a_trained_kat_is_written_as_its_name(record):
+    assert repr(katlib.TrainedExplorer(record)) == "TrainedExplorer()"
+
+
+def test_without_a_record_the_explorer_shows_the_books_trained_kat():
+    from katlib.book.recorder import load_record
+
+    assert json.loads(katlib.TrainedExplorer().record) == load_record()
+
+
+def test_without_a_repository_there_is_no_record_to_show(monkeypatch, tmp_path):
+    from katlib.widgets import trained
+
+    monkeypatch.setattr(trained, "RECORD", tmp_path / "absent.json")
+    with pytest.raises(FileNotFoundError):
+        katlib.TrainedExplorer()
+
+
+def test_the_explorer_of_a_trained_kat_is_driven_from_python(record):
     explorer, seen = katlib.TrainedExplorer(record), []
     explorer.observe(lambda change: seen.append((change["name"], change["new"])))
-    explorer.block, explorer.function, explorer.group, explorer.epoch = 0, "act1", 2, 1
+    explorer.block = 0
+    explorer.function = "act1"
+    explorer.group = 2
+    explorer.epoch = 1
     assert seen == [("block", 0), ("function", "act1"), ("group", 2), ("epoch", 1)]
-    for key, value in (
-        ("block", 2),
-        ("function", "act3"),
-        ("group", 4),
-        ("group", -1),
-        ("epoch", 3),
-    ):
-        with pytest.raises(traitlets.TraitError, match=f"{key}=.*; the record has"):
-            setattr(explorer, key, value)
-        with pytest.raises(traitlets.TraitError, match=f"{key}=.*; the record has"):
-            katlib.TrainedExplorer(record, **{key: value})
-    for bad in (
-        {"functions": {}},
-        {"epochs": []},
-        {"functions": {"act": record["functions"]["blocks.0.mlp.act1"]}},
-    ):
-        with pytest.raises(ValueError, match="needed are"):
-            katlib.TrainedExplorer(record | bad)
+
+
+not_in_the_record = pytest.mark.parametrize(
+    "key, value", [("block", 2), ("function", "act3"), ("group", 4), ("group", -1), ("epoch", 3)]
+)
+
+
+@not_in_the_record
+def test_what_the_record_does_not_have_cannot_be_assigned(record, key, value):
+    explorer = katlib.TrainedExplorer(record)
+    with pytest.raises(traitlets.TraitError, match=f"{key}=.*; the record has"):
+        setattr(explorer, key, value)
+
+
+@not_in_the_record
+def test_what_the_record_does_not_have_cannot_be_asked_for(record, key, value):
+    with pytest.raises(traitlets.TraitError, match=f"{key}=.*; the record has"):
+        katlib.TrainedExplorer(record, **{key: value})
+
+
+def test_an_epoch_before_the_first_cannot_be_asked_for(record):
+    with pytest.raises(traitlets.TraitError, match="epoch=-4; the record has 0, 1, 2"):
+        katlib.TrainedExplorer(record, epoch=-4)
+
+
+@pytest.mark.parametrize("missing", ["functions", "epochs", "blocks", "common group count"])
+def test_a_record_that_cannot_be_shown_is_refused(record, missing):
+    history = record["functions"]["blocks.0.mlp.act1"]
+    two_groups = history | {"moved": [distances[:2] for distances in history["moved"]]}
+    changes = {
+        "functions": {"functions": {}},
+        "epochs": {"epochs": []},
+        "blocks": {"functions": {"act": history}},
+        "common group count": {
+            "functions": record["functions"] | {"blocks.0.mlp.act1": two_groups}
+        },
+    }[missing]
+    with pytest.raises(ValueError, match="needed are"):
+        katlib.TrainedExplorer(record | changes)
 
 
 def test_the_state_of_a_trained_kats_explorer_is_its_record_and_little_more(record):
     state = katlib.TrainedExplorer(record).get_state()
-    assert len(json.dumps({key: value for key, value in state.items() if key != "record"})) < 60_000
-    assert not any(
-        word in state["_esm"].replace("http://www.w3.org/2000/svg", "")
-        for word in ("http://", "https://", "import(", "fetch(")
-    )
+    rest = {key: value for key, value in state.items() if key != "record"}
+    assert len(json.dumps(rest)) < 60_000
+    assert not asks_for_something(state["_esm"])
+
+
+# ---- loading
 
 
 def test_importing_katlib_does_not_load_ipywidgets():
-    import subprocess
-    import sys
-
-    code = "import sys, katlib; assert 'ipywidgets' not in sys.modules; katlib.SplineExplorer; assert 'ipywidgets' in sys.modules"
+    code = (
+        "import sys, katlib; assert 'ipywidgets' not in sys.modules; "
+        "katlib.SplineExplorer; assert 'ipywidgets' in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_katlib_does_not_have_is_an_attribute_error():
     with pytest.raises(AttributeError, match="NoSuchExplorer"):
-        katlib.NoSuchExplorer
-    assert live.LiveFigure._css
+        _ = katlib.NoSuchExplorer

@@ -1,0 +1,41 @@
+"""What the figures of rational functions share in Python; `rational.js` is its twin in the page."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from katlib.init import NODES
+
+# the functions that errors are measured against, which `rational.js` knows by these names
+TARGETS = ("identity", "relu", "gelu", "swish", "tanh")
+
+# a_0 .. a_m and b_1 .. b_n
+Pair = tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]
+
+
+def check_target(target: str) -> None:
+    """Raises a ValueError for a target that the figures do not know."""
+    if target not in TARGETS:
+        raise ValueError(
+            f"target={target!r} is not known; allowed are {', '.join(map(repr, TARGETS))}"
+        )
+
+
+def preset_list(pairs: dict[str, Pair]) -> list[list]:
+    """Named coefficients in the form that the page reads: [name, numerator, denominator]."""
+    return [[name, _as_list(a), _as_list(b)] for name, (a, b) in pairs.items()]
+
+
+def _as_list(values: Sequence[float] | Tensor) -> list[float]:
+    return torch.as_tensor(values, dtype=torch.float64).tolist()
+
+
+def gauss_hermite() -> list[list[float]]:
+    """The nodes and weights by which the page computes E[F(z)^2], z ~ N(0, 1).
+
+    It is the rule of `katlib.gain`; the weights sum to 1.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    return [nodes.tolist(), (weights / weights.sum()).tolist()]
