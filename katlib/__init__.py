@@ -1,8 +1,8 @@
 """katlib: the Kolmogorov-Arnold Transformer (KAT, arXiv 2409.10594).
 
-To understand KAT, read `reference`, `rational`, `init`, `grkan` and `vit`, in this order. Around them:
-`ops` and the kernels in `cpu` and `cuda`; `fit`, `spline`, `convert`, `pretrained` and `timm`; and the
-floors that come with extras: `train`, `widgets` and `book`.
+To understand KAT, read `reference`, `rational`, `init`, `grkan` and `vit`, in this order. Around
+them stand `ops` and the kernels in `cpu` and `cuda`, then `fit`, `spline`, `architecture`,
+`convert`, `pretrained` and `timm`. Three packages come with extras: `train`, `widgets` and `book`.
 """
 
 from importlib import import_module

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from katlib.rational import RELEASED_GELU, STORED, GroupRational, initial_coefficients
 from katlib.widgets.live import Coefficients, LiveFigure, source
-from katlib.widgets.rational import TARGETS, Pair, check_target, gauss_hermite, preset_list
+from katlib.widgets.rational import TARGETS, Pair, check_target, preset_list, quadrature
 
 
 class RationalExplorer(LiveFigure):
@@ -76,7 +76,7 @@ class RationalExplorer(LiveFigure):
             denominator=b.tolist(),
             target=target,
             best=_smallest_errors(m, n),
-            quadrature=gauss_hermite(),
+            quadrature=quadrature(),
             presets=preset_list(_preset_coefficients(m, n)),
         )
 

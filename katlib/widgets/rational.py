@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from katlib.init import NODES
+from katlib.init import gauss_hermite
 
 # the functions that errors are measured against, which `rational.js` knows by these names
 TARGETS = ("identity", "relu", "gelu", "swish", "tanh")
@@ -32,10 +31,6 @@ def _as_list(values: Sequence[float] | Tensor) -> list[float]:
     return torch.as_tensor(values, dtype=torch.float64).tolist()
 
 
-def gauss_hermite() -> list[list[float]]:
-    """The nodes and weights by which the page computes E[F(z)^2], z ~ N(0, 1).
-
-    It is the rule of `katlib.gain`; the weights sum to 1.
-    """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    return [nodes.tolist(), (weights / weights.sum()).tolist()]
+def quadrature() -> list[list[float]]:
+    """Nodes and weights of E[F(z)^2], z ~ N(0, 1), for the page; those of `katlib.gain`."""
+    return [values.tolist() for values in gauss_hermite()]

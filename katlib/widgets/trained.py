@@ -11,7 +11,7 @@ import traitlets
 
 from katlib.provenance import ROOT
 from katlib.widgets.live import LiveFigure, source
-from katlib.widgets.rational import gauss_hermite
+from katlib.widgets.rational import quadrature
 
 # of the book's trained KAT; an installed package has no results
 RECORD = ROOT / "results" / "inside-kat-cifar10.json"
@@ -83,7 +83,7 @@ class TrainedExplorer(LiveFigure):
         most_moved = _most_moved(moved, block, function, group)
         super().__init__(
             record=json.dumps(record, separators=(",", ":")),
-            quadrature=gauss_hermite(),
+            quadrature=quadrature(),
             block=most_moved.block if block is None else block,
             function=most_moved.function if function is None else function,
             group=most_moved.group if group is None else group,

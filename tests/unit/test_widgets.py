@@ -14,7 +14,7 @@ import traitlets
 import katlib
 from katlib.rational import RELEASED_GELU, initial_coefficients
 from katlib.widgets import live
-from katlib.widgets.rational import gauss_hermite
+from katlib.widgets.rational import quadrature
 
 # ---- RationalExplorer
 
@@ -86,7 +86,7 @@ def test_the_explorer_of_a_constant_numerator_has_nothing_to_offer():
 
 
 def test_the_quadrature_is_that_of_the_gain():
-    nodes, weights = map(torch.tensor, gauss_hermite())
+    nodes, weights = map(torch.tensor, quadrature())
     assert weights.sum().item() == pytest.approx(1)
     second_moment = (weights * torch.nn.functional.gelu(nodes) ** 2).sum().item()
     assert 1 / second_moment == pytest.approx(katlib.gain("gelu"), rel=1e-5)
