@@ -1,10 +1,10 @@
-# make book · make test · make help.   Another Python: make book PYTHON=python3.12
+# make book · make check · make test · make help.   Another Python: make book PYTHON=python3.12
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install book pdf student test notebooks data bench study gpu sass coefficients picture colab clean
+.PHONY: help install book pdf student lint check test notebooks data bench study gpu sass coefficients picture lines colab clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.10 to 3.13 is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[book,test]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
 	@touch $@
 
 book: $(INSTALLED) ## build the book from the stored outputs, warnings are errors
@@ -29,8 +29,16 @@ pdf: book ## print the whole book as one PDF, build/the-kat-book.pdf; needs Chro
 student: ## the notebooks without their solutions, for class, in build/student
 	$(PYTHON) book/_ext/notebooks.py student
 
-test: book ## run everything that the project checks: the package, the built book, the notebooks
-	$(BIN)/python -m pytest --quiet
+lint: $(INSTALLED) ## ruff: errors and layout; mypy: the package's types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+check: $(INSTALLED) ## the fast tests, within three minutes, without the built book
+	$(BIN)/python -m pytest --quiet -m "not slow and not book" tests/unit tests/project
+
+test: lint book ## run everything that the project checks: lint, all tests with coverage, the built book, the notebooks
+	$(BIN)/python -m pytest --quiet --cov --cov-report=term --cov-fail-under=92
 	$(BIN)/python -m pytest --quiet --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 notebooks: $(INSTALLED) ## run all notebooks and store their outputs; one: make notebooks ONLY=01
@@ -63,8 +71,11 @@ coefficients: $(INSTALLED) ## fit the starting points of the rational functions 
 picture: $(INSTALLED) ## draw the README's picture from the stored run
 	$(BIN)/python book/_ext/notebooks.py picture
 
+lines: ## count the lines of the package, and of the part that one reads in an evening
+	$(PYTHON) book/_ext/lines.py
+
 colab: ## take the repository's address from the git remote; notebooks then install katlib from it
 	$(PYTHON) book/_ext/notebooks.py colab
 
 clean: ## remove what was built; the environment and the data stay
-	rm -rf _build build runs .pytest_cache
+	rm -rf _build build runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.*

@@ -1,32 +1,61 @@
-"""Times a training step of a KAT beside the same Vision Transformer with GELU MLPs: python benchmarks/model.py [--model B] [--batch 64].
+"""Times a training step of a KAT beside the same Vision Transformer with GELU MLPs.
 
-Forward, loss, backward and AdamW; under bfloat16 autocast on a GPU, float32 on a CPU; uncompiled and, with --compile, compiled. Writes
-results/model-DEVICE.json.
+    python benchmarks/model.py [--model B] [--batch 64] [--compile]
+
+A step is forward, loss, backward and AdamW, under bfloat16 autocast on a GPU and in float32 on a
+CPU. With --compile the models are timed under torch.compile too. Writes results/model-DEVICE.json.
 """
 
 import argparse
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from timing import quantiles, ratio, slug, store, turns
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-import katlib
+from katlib import VisionTransformer
+from katlib.architecture import KAT_BASE, KAT_SMALL, KAT_TINY, Architecture
 
 MODELS = {
-    "nano": dict(img_size=32, patch_size=4, embed_dim=128, depth=4, num_heads=4, num_classes=10),
-    "T": dict(embed_dim=192, num_heads=3),
-    "S": dict(embed_dim=384, num_heads=6),
-    "B": dict(embed_dim=768, num_heads=12),
+    "nano": Architecture(
+        img_size=32, patch_size=4, embed_dim=128, depth=4, num_heads=4, num_classes=10
+    ),
+    "T": KAT_TINY,
+    "S": KAT_SMALL,
+    "B": KAT_BASE,
 }
 
+# images in a step where none are asked for
+BATCH_SIZES = {"nano": 128, "T": 256, "S": 128, "B": 64}
 
-def step(model: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor):
+# what the two models are called in the results, and their `mlp`
+MLP_OF_TITLE = {"KAT": "grkan", "ViT": "mlp"}
+
+LABELS = 10
+
+
+def build(architecture: Architecture, mlp: str) -> VisionTransformer:
+    """A KAT or the ViT of the same sizes; their attention, embedding and head start the same."""
+    torch.manual_seed(0)
+    return VisionTransformer(**replace(architecture, mlp=mlp).as_dict())
+
+
+def random_batch(img_size: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (batch, 3, img_size, img_size) and labels (batch,), drawn at random."""
+    images = torch.randn(batch, 3, img_size, img_size, device=device)
+    labels = torch.randint(0, LABELS, (batch,), device=device)
+    return images, labels
+
+
+def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
     """A training step of `model` as a function without arguments."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def run() -> None:
-        with torch.autocast("cuda", torch.bfloat16, enabled=x.is_cuda):
-            logits = model(x)
+        with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda):
+            logits = model(images)
         F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -34,7 +63,37 @@ def step(model: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor):
     return run
 
 
-def main() -> None:
+def measure(name: str, batch: int, device: torch.device, rounds: int, compile: bool) -> dict:
+    """One row of the result: the KAT and the ViT of one size."""
+    architecture = MODELS[name]
+    images, labels = random_batch(architecture.img_size, batch, device)
+    ways = {}
+    for title, mlp in MLP_OF_TITLE.items():
+        model = build(architecture, mlp).to(device)
+        ways[title] = training_step(model, images, labels)
+        if compile:
+            ways[f"{title} compiled"] = training_step(torch.compile(model), images, labels)
+    times = turns(ways, device, rounds)
+    row = {
+        "model": name,
+        "batch": batch,
+        "ms": {way: quantiles(milliseconds) for way, milliseconds in times.items()},
+        "ratio": ratio(times, "KAT", "ViT"),
+    }
+    if compile:
+        row["ratio_compiled"] = ratio(times, "KAT compiled", "ViT compiled")
+    return row
+
+
+def print_row(row: dict) -> None:
+    medians = ", ".join(f"{way} {ms['p50']:.1f} ms" for way, ms in row["ms"].items())
+    print(
+        f"{row['model']}, batch {row['batch']}: {medians}; KAT / ViT = {row['ratio']:.3f}",
+        flush=True,
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model", nargs="*", choices=MODELS)
@@ -45,46 +104,20 @@ def main() -> None:
     parser.add_argument(
         "--compile", action="store_true", help="time the models under torch.compile too"
     )
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_arguments()
     device = torch.device(options.device)
+    default_models = ["nano"] if device.type == "cpu" else ["T", "S", "B"]
+    what = "training step, KAT and the same ViT with GELU MLPs"
     rows = []
-    for name in options.model or (["nano"] if device.type == "cpu" else ["T", "S", "B"]):
-        batch = options.batch or {"T": 256, "S": 128, "B": 64, "nano": 128}[name]
-        size = MODELS[name].get("img_size", 224)
-        x, labels = (
-            torch.randn(batch, 3, size, size, device=device),
-            torch.randint(0, 10, (batch,), device=device),
-        )
-        ways = {}
-        for mlp, title in (("grkan", "KAT"), ("mlp", "ViT")):
-            torch.manual_seed(0)
-            model = katlib.VisionTransformer(**MODELS[name], mlp=mlp).to(device)
-            ways[title] = step(model, x, labels)
-            if options.compile:
-                ways[f"{title} compiled"] = step(torch.compile(model), x, labels)
-        times = turns(ways, device, options.rounds)
-        row = {
-            "model": name,
-            "batch": batch,
-            "ms": {way: quantiles(t) for way, t in times.items()},
-            "ratio": ratio(times, "KAT", "ViT"),
-        }
-        if options.compile:
-            row["ratio_compiled"] = ratio(times, "KAT compiled", "ViT compiled")
-        rows.append(row)
-        print(
-            f"{name}, batch {batch}: "
-            + ", ".join(f"{way} {q['p50']:.1f} ms" for way, q in row["ms"].items())
-            + f"; KAT / ViT = {row['ratio']:.3f}",
-            flush=True,
-        )
-        store(
-            f"model-{slug(device)}",
-            "training step, KAT and the same ViT with GELU MLPs",
-            device,
-            options.rounds,
-            rows,
-        )
+    for name in options.model or default_models:
+        batch = options.batch or BATCH_SIZES[name]
+        rows.append(measure(name, batch, device, options.rounds, options.compile))
+        print_row(rows[-1])
+        store(f"model-{slug(device)}", what, device, options.rounds, rows)
 
 
 if __name__ == "__main__":

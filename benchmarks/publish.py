@@ -1,45 +1,89 @@
-"""Makes the model that comes with katlib: trains it into a folder, then publishes what the folder holds.
+"""Trains the model that comes with katlib, and its twin, and then publishes them.
 
-python benchmarks/publish.py --train runs/kat-cifar10       trains it, 15 epochs, an hour of one CPU core; goes on where it was stopped
-python benchmarks/publish.py runs/kat-cifar10               writes katlib/weights/kat-cifar10.safetensors, results/cifar-nano-grkan-seed0-15epochs.json
-                                                            and results/inside-kat-cifar10.json
-python benchmarks/publish.py --train --twin runs/mlp        trains its twin with MLPs in the same way
-python benchmarks/publish.py --twin runs/mlp                writes results/cifar-nano-mlp-seed0-15epochs.json, and results/inside-twins.json: what each
-                                                            MLP and the largest channel are to either of the two
+    python benchmarks/publish.py --train runs/kat-cifar10
+
+trains the KAT for 15 epochs, in an hour on one CPU core; it goes on where it was stopped.
+
+    python benchmarks/publish.py runs/kat-cifar10
+
+writes katlib/weights/kat-cifar10.safetensors, results/cifar-nano-grkan-seed0-15epochs.json and
+results/inside-kat-cifar10.json.
+
+    python benchmarks/publish.py --train --twin runs/mlp
+
+trains the twin with MLPs in the same way.
+
+    python benchmarks/publish.py --twin runs/mlp
+
+writes results/cifar-nano-mlp-seed0-15epochs.json, and results/inside-twins.json: what each MLP and
+the largest channel mean to either of the two models.
 """
 
 import argparse
 import copy
 import json
 import shutil
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 import katlib
 from katlib.book.recorder import Recorder
 from katlib.book.results import FOLDER
-from katlib.files import write_json
+from katlib.files import write_json, write_whole
+from katlib.images import CLASSES, MEAN, STD
 from katlib.pretrained import OURS, save_pretrained
 from katlib.provenance import device_name, git_commit
 from katlib.train import evaluate, train
 from katlib.train.checkpoint import load_checkpoint
-from katlib.train.data import CLASSES, MEAN, STD, normalize
+from katlib.train.data import CIFAR10, normalize
 from katlib.train.recipe import PRESETS, build_model
 
-PRESET, EPOCHS, RECIPE = "cifar-nano", 15, {"lr": 2e-3}
 NAME = "kat-cifar10"
+PRESET = "cifar-nano"
+EPOCHS = 15
+RECIPE = {"lr": 2e-3}
+
+# the recorder and the search for large channels look at so many test images
+LOOKED_AT = 256
+
+# what the weights' file says of its training
+TRAINING_KEYS = (
+    "preset",
+    "mlp",
+    "seed",
+    "config",
+    "commit",
+    "date",
+    "torch",
+    "device_name",
+    "data_sha256",
+)
 
 
-def fit(folder: Path) -> None:
+def run_file(mlp: str) -> Path:
+    """Where the record of a training run is published."""
+    return FOLDER / f"{PRESET}-{mlp}-seed0-{EPOCHS}epochs.json"
+
+
+def new_model(mlp: str) -> nn.Module:
+    return build_model(PRESETS[PRESET].replace(**RECIPE), mlp)
+
+
+# ---- the KAT
+
+
+def train_kat(folder: Path) -> None:
+    """Trains the KAT; a recorder looks into it before the first epoch and after each."""
     data = katlib.load_cifar10()
     folder.mkdir(parents=True, exist_ok=True)
-    recorder = Recorder(data.test_images[:256], folder / "inside.json")
+    recorder = Recorder(data.test_images[:LOOKED_AT], folder / "inside.json")
     if not (folder / "checkpoint.safetensors").exists():
+        # the model that `train` starts from
         torch.manual_seed(0)
-        recorder(build_model(replace(PRESETS[PRESET], **RECIPE), "grkan"), {"epoch": 0})
+        recorder(new_model("grkan"), {"epoch": 0})
     train(
         PRESET,
         "grkan",
@@ -53,7 +97,8 @@ def fit(folder: Path) -> None:
     )
 
 
-def publish(folder: Path) -> None:
+def publish_kat(folder: Path) -> None:
+    """Writes the weights, in float16, and the records; prints what float16 costs."""
     record = json.loads((folder / "result.json").read_text())
     model = katlib.load_pretrained(folder / "checkpoint.safetensors")
     OURS[NAME].parent.mkdir(exist_ok=True)
@@ -64,95 +109,125 @@ def publish(folder: Path) -> None:
         std=STD,
         classes=CLASSES,
         license="MIT",
-        training={
-            key: record[key]
-            for key in (
-                "preset",
-                "mlp",
-                "seed",
-                "config",
-                "commit",
-                "date",
-                "torch",
-                "device_name",
-                "data_sha256",
-            )
-        },
+        training={key: record[key] for key in TRAINING_KEYS},
     )
-    write_json(FOLDER / f"{PRESET}-grkan-seed0-{EPOCHS}epochs.json", record)
-    shutil.copyfile(folder / "inside.json", FOLDER / f"inside-{NAME}.json")
+    write_json(run_file("grkan"), record)
+    with write_whole(FOLDER / f"inside-{NAME}.json") as temporary:
+        shutil.copyfile(folder / "inside.json", temporary)
     data = katlib.load_cifar10()
-    for title, judged in (("as trained", model), ("in float16", katlib.load_pretrained(NAME))):
-        loss, accuracy = evaluate(judged, data.test_images, data.test_labels)
-        print(f"{title}: {accuracy:.2%} of 10,000 test images, loss {loss:.4f}")
+    print_accuracy("as trained", model, data)
+    print_accuracy("in float16", katlib.load_pretrained(NAME), data)
+
+
+def print_accuracy(title: str, model: nn.Module, data: CIFAR10) -> None:
+    loss, accuracy = evaluate(model, data.test_images, data.test_labels)
+    print(f"{title}: {accuracy:.2%} of 10,000 test images, loss {loss:.4f}")
+
+
+# ---- the KAT beside its twin
+
+
+def train_twin(folder: Path) -> None:
+    train(PRESET, "mlp", EPOCHS, seed=0, out=folder, resume=True, **RECIPE)
+
+
+def publish_twin(folder: Path) -> None:
+    """Writes the record of the twin, and what each MLP means to the KAT and to the twin."""
+    write_json(run_file("mlp"), json.loads((folder / "result.json").read_text()))
+    data = katlib.load_cifar10()
+    twin = new_model("mlp")
+    load_checkpoint(folder / "checkpoint.safetensors", twin)
+    models = {
+        "KAT": look_inside(katlib.load_pretrained(NAME), data),
+        "MLP twin": look_inside(twin.eval(), data),
+    }
+    for title, found in models.items():
+        print(title, json.dumps(found))
+    record = {
+        "what": f"{NAME} and its twin: without each MLP, and their largest channels",
+        "device_name": device_name(torch.device("cpu")),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+        "date": date.today().isoformat(),
+        "models": models,
+    }
+    write_json(FOLDER / "inside-twins.json", record)
 
 
 @torch.no_grad()
-def look_inside(model: torch.nn.Module, data) -> dict:
-    """The accuracy on all test images, also without the MLP of each block in turn; and at each MLP's door the channel with the largest mean square over 256
-    test images: mean and deviation, and its share of a token's squared length."""
+def look_inside(model: nn.Module, data: CIFAR10) -> dict:
+    """What the MLPs of a trained model do.
 
-    def accuracy(judged) -> float:
-        return evaluate(judged, data.test_images, data.test_labels)[1]
-
-    without, channels = [], []
-    for block in range(len(model.blocks)):
-        other = copy.deepcopy(model)
-        for parameter in other.blocks[block].mlp.fc2.parameters():
-            parameter.zero_()
-        without.append(accuracy(other))
-        seen: list[torch.Tensor] = []
-        hook = model.blocks[block].norm2.register_forward_hook(
-            lambda module, inputs, output: seen.append(output)
-        )
-        model(normalize(data.test_images[:256]))
-        hook.remove()
-        x = seen[0].double()  # (images, tokens, C)
-        channel = x.square().mean((0, 1)).argmax().item()
-        values = x[..., channel]
-        channels.append(
-            {
-                "channel": channel,
-                "mean": values.mean().item(),
-                "std": values.std().item(),
-                "share": (values.square().mean() / x.square().sum(-1).mean()).item(),
-            }
-        )
-    return {"accuracy": accuracy(model), "without_mlp": without, "largest_channel": channels}
-
-
-def compare(folder: Path) -> None:
-    record = json.loads((folder / "result.json").read_text())
-    write_json(FOLDER / f"{PRESET}-mlp-seed0-{EPOCHS}epochs.json", record)
-    data = katlib.load_cifar10()
-    twin = build_model(replace(PRESETS[PRESET], **RECIPE), "mlp")
-    load_checkpoint(folder / "checkpoint.safetensors", twin)
-    found = {
-        title: look_inside(model.eval(), data)
-        for title, model in (("KAT", katlib.load_pretrained(NAME)), ("MLP twin", twin))
+    Returns:
+        The accuracy on all test images, the accuracy without the MLP of each block in turn, and for
+        each block the `largest_channel` of its MLP's input.
+    """
+    blocks = range(len(model.blocks))
+    return {
+        "accuracy": accuracy_on_test_images(model, data),
+        "without_mlp": [
+            accuracy_on_test_images(without_mlp(model, block), data) for block in blocks
+        ],
+        "largest_channel": [largest_channel(mlp_input(model, block, data)) for block in blocks],
     }
-    for title, inside in found.items():
-        print(title, json.dumps(inside))
-    write_json(
-        FOLDER / "inside-twins.json",
-        {
-            "what": f"{NAME} and its twin: without each MLP, and their largest channels",
-            "device_name": device_name(torch.device("cpu")),
-            "torch": torch.__version__,
-            "commit": git_commit(),
-            "date": date.today().isoformat(),
-            "models": found,
-        },
-    )
 
 
-if __name__ == "__main__":
+def accuracy_on_test_images(model: nn.Module, data: CIFAR10) -> float:
+    _, accuracy = evaluate(model, data.test_images, data.test_labels)
+    return accuracy
+
+
+def without_mlp(model: nn.Module, block: int) -> nn.Module:
+    """A copy of the model in which the MLP of one block adds nothing."""
+    changed = copy.deepcopy(model)
+    for parameter in changed.blocks[block].mlp.fc2.parameters():
+        parameter.zero_()
+    return changed
+
+
+def mlp_input(model: nn.Module, block: int, data: CIFAR10) -> Tensor:
+    """What the MLP of a block receives for some test images: (images, tokens, C), float64."""
+    outputs: list[Tensor] = []
+
+    def keep_output(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        outputs.append(output)
+
+    hook = model.blocks[block].norm2.register_forward_hook(keep_output)
+    model(normalize(data.test_images[:LOOKED_AT]))
+    hook.remove()
+    return outputs[0].double()
+
+
+def largest_channel(x: Tensor) -> dict:
+    """The channel of x (images, tokens, C) with the largest mean square.
+
+    Returns:
+        Its number, mean and standard deviation, and its share of a token's squared length.
+    """
+    mean_squares = x.square().mean((0, 1))  # (C,)
+    channel = int(mean_squares.argmax())
+    values = x[..., channel]
+    squared_length = x.square().sum(-1).mean()
+    return {
+        "channel": channel,
+        "mean": values.mean().item(),
+        "std": values.std().item(),
+        "share": (values.square().mean() / squared_length).item(),
+    }
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--twin", action="store_true")
     options = parser.parse_args()
-    if options.train and options.twin:
-        train(PRESET, "mlp", EPOCHS, seed=0, out=options.folder, resume=True, **RECIPE)
+    if options.twin:
+        action = train_twin if options.train else publish_twin
     else:
-        (fit if options.train else compare if options.twin else publish)(options.folder)
+        action = train_kat if options.train else publish_kat
+    action(options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,17 @@
-"""How the benchmarks take time: in turns, after warming up, with the cache flushed on a GPU; medians, quantiles and ratios."""
+"""How the benchmarks take time.
+
+All ways of computing a thing take turns, round after round, so that whatever else the machine does
+slows them alike. The first rounds warm up and are not counted, and on a GPU the cache is flushed
+before each call. What is reported are quantiles, and ratios of times within the same round.
+"""
 
 import ctypes
+import math
+import re
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -13,73 +21,112 @@ from katlib.files import write_json
 from katlib.provenance import device_name, git_commit
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-FLUSH_BYTES = 256 * 2**20  # several times the second-level cache of any GPU of today
+
+# several times the second-level cache of any current GPU
+FLUSH_BYTES = 256 * 2**20
+
+# a way that has used up its patience still takes part in this many rounds
+FEWEST_ROUNDS = 5
+
+# parameters of glibc's mallopt, from malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+M_MMAP_MAX = -4
 
 
 def keep_memory() -> None:
-    """Tells the C library to keep what is freed, as a GPU's allocator does (chapter 9): pages that are fetched anew at each step are not the model's
-    cost, and whether a freed tensor's pages go back at all depends on what else lies on the heap."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping for a large tensor alone
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: give nothing back
+    """Tells the C library to keep freed memory, as a GPU's allocator does (chapter 9).
+
+    Otherwise a large tensor may be given back to the operating system and fetched anew at each
+    step, which is not the model's cost. Whether that happens depends on what else is on the heap.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def turns(
-    ways: dict, device: torch.device, rounds: int, warmup: int = 3, patience: float = float("inf")
+    ways: dict[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    warmup: int = 3,
+    patience: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Milliseconds of each way in each round. The ways take turns, so that whatever else happens to the machine happens to all. A way that has taken
-    `patience` seconds takes part in the first five rounds only: atomic additions can be a thousand times slower than what they are compared with."""
+    """Times several ways of computing a thing, which take turns in each round.
+
+    Args:
+        ways: names and functions without arguments.
+        device: where they compute.
+        rounds: how many are counted.
+        warmup: how many come before them.
+        patience: a way that has taken this many seconds leaves after `FEWEST_ROUNDS` rounds: atomic
+            additions can be a thousand times slower than what they are compared with.
+
+    Returns:
+        The milliseconds of each way in each of its rounds.
+    """
+    milliseconds_of = _gpu_timer(device) if device.type == "cuda" else _cpu_milliseconds
     times: dict[str, list[float]] = {name: [] for name in ways}
-    spent = dict.fromkeys(ways, 0.0)
-    on_gpu = device.type == "cuda"
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device) if on_gpu else None
-    for i in range(rounds + warmup):
+    seconds_spent = dict.fromkeys(ways, 0.0)
+    for round_number in range(warmup + rounds):
         for name, run in ways.items():
-            if spent[name] > patience and len(times[name]) >= 5:
+            if seconds_spent[name] > patience and len(times[name]) >= FEWEST_ROUNDS:
                 continue
-            if on_gpu:
-                flush.zero_()  # what the last one left in the cache would be a present to the next
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                run()
-                end.record()
-                torch.cuda.synchronize(device)
-                elapsed = start.elapsed_time(end)
-            else:
-                started = time.perf_counter()
-                run()
-                elapsed = 1e3 * (time.perf_counter() - started)
-            spent[name] += elapsed / 1e3
-            if i >= warmup:
-                times[name].append(elapsed)
+            milliseconds = milliseconds_of(run)
+            seconds_spent[name] += milliseconds / 1e3
+            if round_number >= warmup:
+                times[name].append(milliseconds)
     return times
 
 
+def _cpu_milliseconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _gpu_timer(device: torch.device) -> Callable[[Callable[[], object]], float]:
+    """A function that times a call on a GPU, with nothing of its data in the cache."""
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+
+    def milliseconds(run: Callable[[], object]) -> float:
+        flush.zero_()
+        start = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end)
+
+    return milliseconds
+
+
 def quantiles(times: list[float]) -> dict[str, float]:
+    """The 20th, 50th and 80th percentile."""
     deciles = statistics.quantiles(times, n=10)
     return {"p20": deciles[1], "p50": deciles[4], "p80": deciles[7]}
 
 
 def ratio(times: dict[str, list[float]], way: str, to: str) -> float:
-    """The median, over the rounds in which both took part, of one way's time in units of another's."""
+    """The median ratio of one way's time to another's, over the rounds in which both took part."""
     return statistics.median(a / b for a, b in zip(times[way], times[to]))
 
 
 def store(name: str, what: str, device: torch.device, rounds: int, rows: list[dict]) -> None:
-    """Writes results/`name`.json with where it was made, and says so."""
-    write_json(
-        RESULTS / f"{name}.json",
-        {
-            "what": what,
-            "device_name": device_name(device),
-            "torch": torch.__version__,
-            "commit": git_commit(),
-            "date": date.today().isoformat(),
-            "rounds": rounds,
-            "rows": rows,
-        },
-    )
+    """Writes results/`name`.json, with where and when it was measured, and says so."""
+    record = {
+        "what": what,
+        "device_name": device_name(device),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+        "date": date.today().isoformat(),
+        "rounds": rounds,
+        "rows": rows,
+    }
+    write_json(RESULTS / f"{name}.json", record)
     print(f"written to results/{name}.json")
 
 
@@ -88,4 +135,5 @@ def slug(device: torch.device) -> str:
     if device.type == "cpu":
         return "cpu"
     words = torch.cuda.get_device_name(device).lower().replace("-", " ").split()
-    return next((word for word in words if any(c.isdigit() for c in word)), words[-1])
+    words_with_digits = [word for word in words if re.search(r"\d", word)]
+    return words_with_digits[0] if words_with_digits else words[-1]

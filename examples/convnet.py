@@ -1,8 +1,13 @@
-"""A small ConvNet on CIFAR-10 with ReLU, with GELU, and with a learned function that starts as GELU: python examples/convnet.py --steps 300
+"""A small ConvNet on CIFAR-10 with ReLU, with GELU, and with a learned activation.
 
-The learned one is `GroupRational(channels, dim=1)`: in (N, C, H, W) the channels are dimension 1, and 8 groups of them have a denominator each.
-All three see the same batches and start from the same convolutions.
+    python examples/convnet.py --steps 300
+
+The learned activation starts as GELU. It is `GroupRational(channels, dim=1)`: in (N, C, H, W) the
+channels are dimension 1, and 8 groups of them have a denominator each. All three networks see the
+same batches and start from the same convolutions.
 """
+
+import argparse
 
 import loop
 import torch
@@ -11,81 +16,99 @@ from torch.nn import functional as F
 
 import katlib
 from katlib.train import evaluate
-from katlib.train.data import augment, normalize
+from katlib.train.data import CIFAR10, augment, normalize
 from katlib.train.recipe import Config
 
-ACTIVATIONS = {
-    "relu": lambda channels: nn.ReLU(),
-    "gelu": lambda channels: nn.GELU(),
-    "rational": lambda channels: katlib.GroupRational(channels, groups=8, init="gelu", dim=1),
-}
+ACTIVATIONS = ("relu", "gelu", "rational")
+CLASSES = 10
+CONFIG = Config(lr=3e-3)
+
+
+def make_activation(name: str, channels: int) -> nn.Module:
+    if name == "relu":
+        return nn.ReLU()
+    if name == "gelu":
+        return nn.GELU()
+    return katlib.GroupRational(channels, groups=8, init="gelu", dim=1)
 
 
 class ConvNet(nn.Module):
-    """Three stages of convolution, norm, activation, twice, at half the resolution each; then the mean over the image."""
+    """Three stages, each of two convolutions with norm and activation, then the mean over pixels.
 
-    def __init__(self, activation: str, width: int = 32, classes: int = 10):
+    Every stage but the first halves the resolution and doubles the channels.
+    """
+
+    def __init__(self, activation: str, width: int = 32, classes: int = CLASSES):
         super().__init__()
-        layers, channels = [], 3
+        layers: list[nn.Module] = []
+        in_channels = 3
         for stage in range(3):
-            for stride in (2 if stage else 1, 1):
-                out = width * 2**stage
+            out_channels = width * 2**stage
+            for stride in (1 if stage == 0 else 2, 1):
                 layers += [
-                    nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
-                    nn.BatchNorm2d(out),
-                    ACTIVATIONS[activation](out),
+                    nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+                    nn.BatchNorm2d(out_channels),
+                    make_activation(activation, out_channels),
                 ]
-                channels = out
+                in_channels = out_channels
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(channels, classes)
+        self.head = nn.Linear(in_channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(
-            self.features(x).mean((2, 3))
-        )  # (B, 3, 32, 32) -> (B, 4 width, 8, 8) -> (B, classes)
+        features = self.features(x)  # (B, 3, 32, 32) -> (B, 4 width, 8, 8)
+        return self.head(features.mean((2, 3)))  # (B, classes)
+
+
+def on_device(data: CIFAR10, device: str) -> CIFAR10:
+    return CIFAR10(
+        data.train_images.to(device),
+        data.train_labels.to(device),
+        data.test_images.to(device),
+        data.test_labels.to(device),
+        data.sha256,
+    )
+
+
+def run(activation: str, seed: int, data: CIFAR10, opts: argparse.Namespace) -> dict:
+    """Trains and tests one network; returns its row of the record."""
+    torch.manual_seed(seed)
+    model = ConvNet(activation, width=16).to(opts.device)
+
+    def loss_of_batch(generator: torch.Generator) -> Tensor:
+        drawn = torch.randint(len(data.train_images), (opts.batch,), generator=generator)
+        drawn = drawn.to(opts.device)
+        images = augment(normalize(data.train_images[drawn]), generator)
+        return F.cross_entropy(model(images), data.train_labels[drawn])
+
+    row = {"activation": activation, "seed": seed}
+    row |= loop.train(model, loss_of_batch, opts.steps, seed, CONFIG)
+    # a short run is not worth testing on all 10,000 images
+    test_images = min(len(data.test_images), 50 * opts.steps)
+    row["loss"], row["accuracy"] = evaluate(
+        model, data.test_images[:test_images], data.test_labels[:test_images]
+    )
+    row["test_images"] = test_images
+    return row
 
 
 def main() -> None:
     opts = loop.options(__doc__.splitlines()[0], steps=300, batch=64)
-    data = katlib.load_cifar10()
-    images, labels, test_images, test_labels = (
-        t.to(opts.device)
-        for t in (data.train_images, data.train_labels, data.test_images, data.test_labels)
-    )
+    data = on_device(katlib.load_cifar10(), opts.device)
     rows = []
     for seed in range(opts.seeds):
         for activation in ACTIVATIONS:
-            torch.manual_seed(seed)
-            model = ConvNet(activation, width=16).to(opts.device)
-
-            def loss_of(generator: torch.Generator) -> Tensor:
-                batch = torch.randint(len(images), (opts.batch,), generator=generator).to(
-                    opts.device
-                )
-                return F.cross_entropy(
-                    model(augment(normalize(images[batch]), generator)), labels[batch]
-                )
-
-            row = {"activation": activation, "seed": seed} | loop.train(
-                model, loss_of, opts.steps, seed, Config(lr=3e-3)
-            )
-            tested = min(len(test_labels), 50 * opts.steps)  # a toy run is not worth all 10,000
-            row["loss"], row["accuracy"] = evaluate(
-                model, test_images[:tested], test_labels[:tested]
-            )
-            rows.append(row | {"test_images": tested})
+            row = run(activation, seed, data, opts)
+            rows.append(row)
             print(
-                f"{activation:9} seed {seed}: {row['parameters']:,} parameters, test accuracy {row['accuracy']:.2%}, test loss {row['loss']:.4f}, "
+                f"{activation:9} seed {seed}: {row['parameters']:,} parameters, "
+                f"test accuracy {row['accuracy']:.2%}, test loss {row['loss']:.4f}, "
                 f"{row['train_s']:.0f} s",
                 flush=True,
             )
-    loop.store(
-        opts.out,
-        "a ConvNet on CIFAR-10, its activation ReLU, GELU, or a GroupRational that starts as GELU",
-        opts,
-        rows,
-        data_sha256=data.sha256,
+    what = (
+        "a ConvNet on CIFAR-10, its activation ReLU, GELU, or a GroupRational that starts as GELU"
     )
+    loop.store(opts.out, what, opts, rows, data_sha256=data.sha256)
 
 
 if __name__ == "__main__":

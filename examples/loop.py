@@ -1,4 +1,4 @@
-"""What the examples share: a loop of so many steps, and the record that they leave in results/."""
+"""What the examples share: their command line, a training loop, and the record that they leave."""
 
 import argparse
 import time
@@ -7,17 +7,15 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from katlib.files import write_json
 from katlib.provenance import device_name, git_commit
 from katlib.train.recipe import Config, build_optimizer, learning_rate
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
-
 
 def options(description: str, steps: int, batch: int) -> argparse.Namespace:
-    """The command line of an example."""
+    """The command line of an example, with its default numbers of steps and samples."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--steps", type=int, default=steps, help=f"of the optimizer (default: {steps})"
@@ -40,47 +38,61 @@ def options(description: str, steps: int, batch: int) -> argparse.Namespace:
 
 def train(
     model: nn.Module,
-    loss_of: Callable[[torch.Generator], torch.Tensor],
+    loss_of_batch: Callable[[torch.Generator], Tensor],
     steps: int,
     seed: int,
     config: Config,
 ) -> dict:
-    """Minimises `loss_of(generator)`, a loss on a batch that the generator draws; returns the mean loss of the last tenth, and the time."""
-    optimizer = build_optimizer(model, config)  # AdamW; rational coefficients do not decay
-    generator = torch.Generator().manual_seed(seed)  # the same batches for every kind of activation
-    losses, started = [], time.perf_counter()
+    """Minimises a loss with AdamW, warm-up and cosine decay.
+
+    Args:
+        model: what is trained.
+        loss_of_batch: the model's loss on a batch that it draws with the generator.
+        steps: of the optimizer.
+        seed: of the generator, so that models with the same seed see the same batches.
+        config: learning rate, weight decay and clipping.
+
+    Returns:
+        The number of parameters, the mean loss of the last tenth of the steps, and the time.
+    """
+    # weight decay spares the coefficients of rational functions
+    optimizer = build_optimizer(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    losses = []
+    started = time.perf_counter()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, config)
-        loss = loss_of(generator)
+        loss = loss_of_batch(generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
         optimizer.step()
         losses.append(loss.item())
-    last = losses[-max(1, steps // 10) :]
+    last_losses = losses[-max(1, steps // 10) :]
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "train_loss": sum(last) / len(last),
+        "train_loss": sum(last_losses) / len(last_losses),
         "train_s": round(time.perf_counter() - started, 2),
     }
 
 
-def store(path: Path | None, what: str, opts: argparse.Namespace, rows: list[dict], **more) -> None:
-    """Writes the record with where it was made, if there is a path for it."""
-    if path:
-        write_json(
-            path,
-            {
-                "what": what,
-                "steps": opts.steps,
-                "batch": opts.batch,
-                "device_name": device_name(torch.device(opts.device)),
-                "torch": torch.__version__,
-                "commit": git_commit(),
-                "date": date.today().isoformat(),
-                **more,
-                "rows": rows,
-            },
-        )
-        print(f"written to {path}")
+def store(
+    path: Path | None, what: str, opts: argparse.Namespace, rows: list[dict], **details
+) -> None:
+    """Writes the record, with where and when it was made, if a path was given."""
+    if path is None:
+        return
+    record = {
+        "what": what,
+        "steps": opts.steps,
+        "batch": opts.batch,
+        "device_name": device_name(torch.device(opts.device)),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+        "date": date.today().isoformat(),
+        **details,
+        "rows": rows,
+    }
+    write_json(path, record)
+    print(f"written to {path}")

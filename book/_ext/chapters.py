@@ -1,8 +1,23 @@
-"""Directives that are written from the notebooks themselves, so that no page repeats by hand what a chapter says of itself:
+"""Directives that are written from the notebooks themselves.
 
-```{chapters}                   the map: each chapter's question and run time, by the parts of _toc.yml
-```{status}                     the edition, and what has been measured on what
-```{plan}                       a teaching plan; a line "1: 1 2 | before class | homework" for a day and its chapters
+No page then repeats by hand what a chapter says about itself.
+
+```{chapters}
+```
+The map: each chapter's question and run time, by the parts of _toc.yml.
+
+```{status}
+```
+The edition, and what has been measured on which devices.
+
+```{plan}
+1: 1 2 | before class | homework
+```
+A teaching plan: a line for each day with its chapters and tasks.
+
+```{needs}
+```
+Every chapter with the chapters that it builds on.
 """
 
 import json
@@ -14,25 +29,32 @@ import yaml
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+
+
+# ---- what the notebooks say
 
 
 @cache
 def parts() -> dict[str, list[dict]]:
-    """{caption: chapters} of _toc.yml, in order; what is not a notebook is left out."""
+    """The captions of _toc.yml in order, each with its chapters; other pages are left out."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    found = {
-        part["caption"]: [
-            chapter(ROOT / f"{entry['file']}.ipynb")
-            for entry in part["chapters"]
-            if entry["file"].startswith("notebooks/")
-        ]
-        for part in toc["parts"]
-    }
-    return {caption: chapters for caption, chapters in found.items() if chapters}
+    chapters_of = {}
+    for part in toc["parts"]:
+        files = [entry["file"] for entry in part["chapters"]]
+        notebooks = [ROOT / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
+        if notebooks:
+            chapters_of[part["caption"]] = [read_chapter(path) for path in notebooks]
+    return chapters_of
 
 
-def chapter(path: Path) -> dict:
-    """What a notebook's opening says: number, question, run time in seconds and on what, which chapters come before; and its exercises."""
+def read_chapter(path: Path) -> dict:
+    """What a notebook says about itself.
+
+    Returns:
+        Its path, number, question, run time in seconds, on which device that was measured, the
+        two-digit numbers of the chapters to read before, and its exercises as (number, name).
+    """
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     opening = "".join(cells[0]["source"])
     title = re.match(r"# (\d+) · (.+)", opening)
@@ -40,7 +62,8 @@ def chapter(path: Path) -> dict:
     before = re.search(r"\*Before this: (.*?) Run time:", opening, re.S)
     if not (title and time and before):
         raise ValueError(
-            f"{path.name}: its first cell needs a title '# 7 · Question?' and a line '*Before this: ... Run time: 9 s (device).*'"
+            f"{path.name}: its first cell needs a title '# 7 · Question?' and a line "
+            "'*Before this: ... Run time: 9 s (device).*'"
         )
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return {
@@ -55,135 +78,152 @@ def chapter(path: Path) -> dict:
 
 
 def all_chapters() -> dict[int, dict]:
-    return {c["number"]: c for chapters in parts().values() for c in chapters}
+    """The chapters by their numbers."""
+    return {chapter["number"]: chapter for chapters in parts().values() for chapter in chapters}
 
 
-def link(c: dict, text: str = "") -> str:
-    return f"[{text or c['number']}](../notebooks/{c['path'].name})"
+# ---- Markdown
+
+
+def link(chapter: dict) -> str:
+    """The chapter's number as a link to it, from a page in book/."""
+    return f"[{chapter['number']}](../notebooks/{chapter['path'].name})"
 
 
 def duration(seconds: int) -> str:
-    return (
-        f"{seconds}\N{NO-BREAK SPACE}s"
-        if seconds < 100
-        else f"{seconds / 60:.1f}\N{NO-BREAK SPACE}min"
-    )
+    if seconds < 100:
+        return f"{seconds}{NO_BREAK_SPACE}s"
+    return f"{seconds / 60:.1f}{NO_BREAK_SPACE}min"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    return (
-        "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-            for row in [head, ["---"] * len(head), *rows]
-        )
-        + "\n"
-    )
+    return "".join(table_line(cells) for cells in [head, ["---"] * len(head), *rows])
+
+
+def table_line(cells: list[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |\n"
+
+
+# ---- the directives
 
 
 class Chapters(SphinxDirective):
+    """The map of the book."""
+
     def run(self):
         rows = []
         for caption, chapters in parts().items():
             rows.append(["", f"**{caption}**", ""])
-            rows += [[link(c), c["question"], duration(c["seconds"])] for c in chapters]
+            for chapter in chapters:
+                rows.append([link(chapter), chapter["question"], duration(chapter["seconds"])])
         return self.parse_text_to_nodes(table(["chapter", "its question", "runs for"], rows))
 
 
 def status() -> str:
-    """The edition in two sentences: its chapters, and how many stored results were measured on a processor and on a GPU."""
-    version, released = re.search(
-        r"^## (\S+) \((.+)\)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M
-    ).groups()
-    records = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((ROOT / "results").rglob("*.json"))
-    ]
-    devices = [
-        record["device_name"]
-        for record in records
-        if isinstance(record, dict) and "device_name" in record
-    ]
-    gpu = sorted(
-        {name for name in devices if "threads" not in name}
-    )  # a processor's name says its threads
-    on_gpu = sum("threads" not in name for name in devices)
-    chapters, longest = all_chapters(), max(all_chapters().values(), key=lambda c: c["seconds"])
-    measured = (
-        f"{on_gpu} were measured on a GPU ({', '.join(gpu)}), {len(devices) - on_gpu} on a CPU"
-        if on_gpu
-        else "all were measured on a CPU, none on a GPU yet: where a page needs such a number, it says that it is open"
-    )
+    """The edition in two sentences: its chapters, and where the stored results were measured."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version, released = re.search(r"^## (\S+) \((.+)\)$", changelog, re.M).groups()
+    chapters = all_chapters()
+    longest = max(chapter["seconds"] for chapter in chapters.values())
+    devices = devices_of_results()
     return (
-        f"**Status.** Edition {version} ({released}): {len(chapters)} chapters, all of which run on two CPU cores, the longest for {duration(longest['seconds'])}. "
-        f"Of {len(devices)} stored results, {measured}.\n"
+        f"**Status.** Edition {version} ({released}): {len(chapters)} chapters, "
+        f"all of which run on two CPU cores, the longest for {duration(longest)}. "
+        f"Of {len(devices)} stored results, {where_measured(devices)}.\n"
     )
+
+
+def devices_of_results() -> list[str]:
+    """The name of the device of every stored result."""
+    devices = []
+    for path in sorted((ROOT / "results").rglob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and "device_name" in record:
+            devices.append(record["device_name"])
+    return devices
+
+
+def where_measured(devices: list[str]) -> str:
+    # the name of a processor, other than that of a GPU, gives its threads
+    on_gpu = [name for name in devices if "threads" not in name]
+    if not on_gpu:
+        return (
+            "all were measured on a CPU, none on a GPU yet: where a page needs such a number, "
+            "it says that it is open"
+        )
+    names = ", ".join(sorted(set(on_gpu)))
+    on_cpu = len(devices) - len(on_gpu)
+    return f"{len(on_gpu)} were measured on a GPU ({names}), {on_cpu} on a CPU"
 
 
 class Status(SphinxDirective):
+    """The state of the edition."""
+
     def run(self):
         return self.parse_text_to_nodes(status())
 
 
 class Plan(SphinxDirective):
-    """One table a day would be long; one row a day, with what the chapters say of themselves."""
+    """A teaching plan, one row for each day, with what the chapters say about themselves."""
 
     has_content = True
 
     def run(self):
-        known, rows = all_chapters(), []
-        for line in filter(str.strip, self.content):
-            day, numbers, task = re.match(r"(\d+): ([\d ]+)\|(.*)", line).groups()
-            chosen = [
-                known[n] for n in map(int, numbers.split()) if n in known
-            ]  # an edition may have fewer chapters than the plan
-            if chosen:
-                rows.append(
-                    [
-                        day,
-                        " <br> ".join(f"{link(c)} {c['question']}" for c in chosen),
-                        duration(sum(c["seconds"] for c in chosen)),
-                        " <br> ".join(
-                            f"{number} {name}" for c in chosen for number, name in c["exercises"]
-                        ),
-                        task.strip(),
-                    ]
-                )
-        found = self.parse_text_to_nodes(
-            table(["day", "chapters", "run for", "exercises", "in class"], rows).replace(
-                " <br> ", "; "
-            )
-        )
+        rows = [plan_row(line) for line in self.content if line.strip()]
+        head = ["day", "chapters", "run for", "exercises", "in class"]
+        text = table(head, [row for row in rows if row])
+        found = self.parse_text_to_nodes(text)
         for node in found:
             node["classes"].append("prose")
         return found
+
+
+def plan_row(line: str) -> list[str] | None:
+    """The row of a line such as "1: 1 2 | before class | homework"; None if it has no chapter.
+
+    An edition may have fewer chapters than the plan.
+    """
+    day, numbers, task = re.match(r"(\d+): ([\d ]+)\|(.*)", line).groups()
+    known = all_chapters()
+    chapters = [known[int(number)] for number in numbers.split() if int(number) in known]
+    if not chapters:
+        return None
+    exercises = [exercise for chapter in chapters for exercise in chapter["exercises"]]
+    return [
+        day,
+        "; ".join(f"{link(chapter)} {chapter['question']}" for chapter in chapters),
+        duration(sum(chapter["seconds"] for chapter in chapters)),
+        "; ".join(f"{number} {name}" for number, name in exercises),
+        task.strip(),
+    ]
 
 
 class Needs(SphinxDirective):
     """Every chapter with the chapters that it builds on, its run time and its exercises."""
 
     def run(self):
-        known = all_chapters()
-        rows = [
-            [
-                link(c),
-                c["question"],
-                ", ".join(link(known[int(n)]) for n in c["before"] if int(n) in known) or "none",
-                duration(c["seconds"]),
-                str(len(c["exercises"])),
-            ]
-            for c in known.values()
-        ]
-        return self.parse_text_to_nodes(
-            table(["chapter", "its question", "after", "runs for", "exercises"], rows)
-        )
+        rows = [needs_row(chapter) for chapter in all_chapters().values()]
+        head = ["chapter", "its question", "after", "runs for", "exercises"]
+        return self.parse_text_to_nodes(table(head, rows))
+
+
+def needs_row(chapter: dict) -> list[str]:
+    known = all_chapters()
+    before = [int(number) for number in chapter["before"]]
+    links = ", ".join(link(known[number]) for number in before if number in known)
+    return [
+        link(chapter),
+        chapter["question"],
+        links or "none",
+        duration(chapter["seconds"]),
+        str(len(chapter["exercises"])),
+    ]
 
 
 def setup(app):
-    for name, directive in (
-        ("chapters", Chapters),
-        ("status", Status),
-        ("plan", Plan),
-        ("needs", Needs),
-    ):
-        app.add_directive(name, directive)
+    app.add_directive("chapters", Chapters)
+    app.add_directive("status", Status)
+    app.add_directive("plan", Plan)
+    app.add_directive("needs", Needs)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

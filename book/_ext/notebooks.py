@@ -1,4 +1,4 @@
-"""Works on all notebooks at once: runs them and stores their outputs, or writes the repository's address into them.
+"""Works on all notebooks at once: runs them and stores their outputs, or writes into them.
 
 python book/_ext/notebooks.py execute [01 ...]      `make notebooks`
 python book/_ext/notebooks.py picture               `make picture`
@@ -16,47 +16,53 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+
 
 def setup_cell(repository: str) -> str:
-    """The first code cell of every notebook. `repository` is an address that git can clone, or empty."""
+    """The first code cell of every notebook; `repository` is a git address, or empty."""
     return f'''# Installs katlib where it is missing, as in Colab; elsewhere this does nothing.
 import importlib.util
 import subprocess
 import sys
+
 REPOSITORY = "{repository}"
 if importlib.util.find_spec("katlib") is None:
-    assert REPOSITORY, "katlib is not installed: run `pip install -e .` in the book's folder, then restart the kernel"
+    assert REPOSITORY, (
+        'katlib is not installed: run `pip install -e ".[notebooks]"` in the book\\'s folder, '
+        "then restart the kernel"
+    )
     subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, "kat-book"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "kat-book"], check=True)
+    pip_install = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip_install, "-e", "kat-book[notebooks]"], check=True)
     sys.path.insert(0, "kat-book")'''
 
 
-def address() -> str:
-    """The repository's address in `_config.yml`."""
-    return re.search(
-        r'^repository:\n  url: "(.*)"$', (ROOT / "_config.yml").read_text(), re.M
-    ).group(1)
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def store(path: Path, notebook: dict) -> None:
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    """Writes a notebook as Jupyter does. katlib.files may not be installed."""
+    text = json.dumps(notebook, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
-def name_widgets(text: str, widgets: dict | None) -> str:
-    """The notebook's text with its widgets numbered in their order, where ipywidgets draws their names at random: the same run, the same file."""
-    states = widgets["application/vnd.jupyter.widget-state+json"]["state"] if widgets else {}
-    for number, name in enumerate(sorted(states, key=text.index)):
-        text = text.replace(name, f"{number:032x}")
-    return text
+# ---- execute
 
 
 def execute(numbers: list[str]) -> None:
-    """Runs the notebooks (those whose names begin with one of `numbers`) from their own folder; stores their outputs, and in the opening of
-    each how long it ran on what."""
+    """Runs notebooks from their own folder and stores their outputs.
+
+    The opening of each is told how long it ran on which device.
+
+    Args:
+        numbers: beginnings of file names; all notebooks if there are none.
+    """
     import nbformat
     import torch
-    from nbclient import NotebookClient
 
+    from katlib.files import write_text
     from katlib.provenance import device_name
 
     device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -64,42 +70,79 @@ def execute(numbers: list[str]) -> None:
         if numbers and not path.name.startswith(tuple(numbers)):
             continue
         notebook = nbformat.read(path, 4)
-        started = time.perf_counter()
-        NotebookClient(
-            notebook,
-            timeout=600,
-            kernel_name="python3",
-            record_timing=False,
-            coalesce_streams=True,
-            resources={"metadata": {"path": str(path.parent)}},
-        ).execute()
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.metadata.pop("execution", None)
-                # progress bars write to stderr; what is left there otherwise would be a warning, and warnings are to be mended
-                cell.outputs = [
-                    o
-                    for o in cell.outputs
-                    if not (o.output_type == "stream" and o.name == "stderr" and "\r" in o.text)
-                ]
-        seconds = time.perf_counter() - started
-        opening = notebook.cells[0]
-        opening.source = re.sub(
-            r"Run time: [^*]*\*", f"Run time: {seconds:.0f} s ({device}).*", opening.source
-        )
-        widgets = notebook.metadata.get(
-            "widgets"
-        )  # the state of live figures, which the built page mounts
-        notebook.metadata = {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        } | ({"widgets": widgets} if widgets else {})
-        text = name_widgets(nbformat.writes(notebook, 4), widgets)
-        for place in (str(ROOT), str(Path.home())):
-            if place in text:
-                sys.exit(f"{path.name}: an output shows {place}, a path of this machine")
-        path.write_text(text + "\n")
+        seconds = run(notebook, path.parent)
+        remove_debris(notebook)
+        write_run_time(notebook, seconds, device)
+        text = name_widgets(nbformat.writes(notebook, 4), notebook.metadata.get("widgets"))
+        refuse_paths_of_this_machine(path.name, text)
+        write_text(path, text + "\n")
         print(f"{path.name}: {seconds:.0f} s", flush=True)
+
+
+def run(notebook, folder: Path) -> float:
+    """Runs a notebook in place; returns the seconds that it took."""
+    from nbclient import NotebookClient
+
+    started = time.perf_counter()
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(folder)}},
+    ).execute()
+    return time.perf_counter() - started
+
+
+def remove_debris(notebook) -> None:
+    """Removes what differs from run to run and says nothing to the reader."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.metadata.pop("execution", None)
+            cell.outputs = [output for output in cell.outputs if not is_progress_bar(output)]
+    # the states of the live figures, which the built page mounts
+    widgets = notebook.metadata.get("widgets")
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    if widgets:
+        notebook.metadata["widgets"] = widgets
+
+
+def is_progress_bar(output) -> bool:
+    """Progress bars write to stderr, and return to the beginning of their line.
+
+    Anything else on stderr would be a warning, which has to be seen and mended.
+    """
+    return output.output_type == "stream" and output.name == "stderr" and "\r" in output.text
+
+
+def write_run_time(notebook, seconds: float, device: str) -> None:
+    opening = notebook.cells[0]
+    run_time = f"Run time: {seconds:.0f} s ({device}).*"
+    opening.source = re.sub(r"Run time: [^*]*\*", run_time, opening.source)
+
+
+def name_widgets(text: str, widgets: dict | None) -> str:
+    """The notebook's text with its widgets numbered in their order.
+
+    ipywidgets draws their names at random. With numbers, the same run gives the same file.
+    """
+    states = widgets[WIDGET_STATE]["state"] if widgets else {}
+    for number, name in enumerate(sorted(states, key=text.index)):
+        text = text.replace(name, f"{number:032x}")
+    return text
+
+
+def refuse_paths_of_this_machine(name: str, text: str) -> None:
+    for place in (str(ROOT), str(Path.home())):
+        if place in text:
+            sys.exit(f"{name}: an output shows {place}, a path of this machine")
+
+
+# ---- picture
 
 
 def picture() -> None:
@@ -107,37 +150,12 @@ def picture() -> None:
     from katlib.book import plot
     from katlib.book.results import stored_runs
 
-    plot.picture(
-        ROOT / "book" / "_static" / "learned_activations.svg",
-        max(
-            stored_runs(preset="cifar-nano", mlp="grkan", seed=0),
-            key=lambda run: len(run["epochs"]),
-        ),
-    )
+    runs = stored_runs(preset="cifar-nano", mlp="grkan", seed=0)
+    longest = max(runs, key=lambda run: len(run["epochs"]))
+    plot.picture(ROOT / "book" / "_static" / "learned_activations.svg", longest)
 
 
-def without_solutions(notebook: dict) -> dict:
-    """A notebook for class: without the solutions of its exercises, without links to pages that do not come with it, and with the outputs of
-    nothing after the first exercise."""
-    cells, exercises = [], False
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if source.startswith("# @title Solution"):
-            continue
-        if cell["cell_type"] == "markdown":  # a solution in words, folded on the page
-            source = re.sub(
-                r"^(`{3,}|:{3,})\{dropdown\} [^\n]*[Ss]olution.*?^\1$\n?",
-                "",
-                source,
-                flags=re.M | re.S,
-            )
-            source = re.sub(r"\[([^\]]+)\]\(\.\./book/[^)]*\)", r"\1", source)
-            cell = cell | {"source": source.splitlines(keepends=True)}
-        exercises |= bool(re.search(r"^### \d+\.\d+ ", source, re.M))
-        if exercises and cell["cell_type"] == "code":
-            cell = cell | {"outputs": [], "execution_count": None}
-        cells.append(cell)
-    return notebook | {"cells": cells}
+# ---- student
 
 
 def student() -> None:
@@ -147,68 +165,122 @@ def student() -> None:
     for old in folder.glob("*.ipynb"):
         old.unlink()
     for path in NOTEBOOKS:
-        store(folder / path.name, without_solutions(json.loads(path.read_text())))
+        store(folder / path.name, without_solutions(read(path)))
     print(f"{len(NOTEBOOKS)} notebooks without solutions: {folder.relative_to(ROOT)}")
 
 
+def without_solutions(notebook: dict) -> dict:
+    """A notebook for class.
+
+    It has no solutions of exercises, no links to pages that do not come with it, and from the first
+    exercise on no outputs.
+    """
+    cells = []
+    exercises_have_begun = False
+    for cell in notebook["cells"]:
+        if "".join(cell["source"]).startswith("# @title Solution"):
+            continue
+        if cell["cell_type"] == "markdown":
+            cell = text_for_class(cell)
+        if re.search(r"^### \d+\.\d+ ", "".join(cell["source"]), re.M):
+            exercises_have_begun = True
+        if exercises_have_begun and cell["cell_type"] == "code":
+            cell = cell | {"outputs": [], "execution_count": None}
+        cells.append(cell)
+    return notebook | {"cells": cells}
+
+
+def text_for_class(cell: dict) -> dict:
+    """A cell of text without solutions in words, which are folded on the page, and links."""
+    folded_solution = r"^(`{3,}|:{3,})\{dropdown\} [^\n]*[Ss]olution.*?^\1$\n?"
+    link_to_the_book = r"\[([^\]]+)\]\(\.\./book/[^)]*\)"
+    text = re.sub(folded_solution, "", "".join(cell["source"]), flags=re.M | re.S)
+    text = re.sub(link_to_the_book, r"\1", text)
+    return cell | {"source": text.splitlines(keepends=True)}
+
+
+# ---- colab
+
+
+def address() -> str:
+    """The repository's address in `_config.yml`; empty if there is none."""
+    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
+    return re.search(r'^repository:\n  url: "(.*)"$', config, re.M)[1]
+
+
 def colab() -> None:
-    """Puts the address of the remote `origin` into `_config.yml`, into the notebooks' first cells and into the README."""
-    found = subprocess.run(
-        ["git", "-C", str(ROOT), "remote", "get-url", "origin"], capture_output=True, text=True
-    ).stdout.strip()
-    match = re.fullmatch(
-        r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?", found
-    )
+    """Writes the address of the remote `origin` into everything that holds it."""
+    remote = address_of_remote()
+    github = r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?"
+    match = re.fullmatch(github, remote)
     if not match:
         sys.exit(
-            f"Colab opens notebooks from GitHub, and the remote `origin` is not there ({found or 'there is none'}): "
+            "Colab opens notebooks from GitHub, and the remote `origin` is not there "
+            f"({remote or 'there is none'}): "
             "git remote add origin https://github.com/YOU/REPOSITORY"
         )
-    name = match.group(1)
-    write_address(f"https://github.com/{name}")
-    print(f"the book's address is https://github.com/{name}; commit the change")
+    url = f"https://github.com/{match[1]}"
+    write_address(url)
+    print(f"the book's address is {url}; commit the change")
+
+
+def address_of_remote() -> str:
+    command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def write_address(url: str) -> None:
     """Writes one address (or none, if empty) into every place that holds it."""
-    config = ROOT / "_config.yml"
-    text = re.sub(r'(?<=^repository:\n  url: ")[^"]*', url, config.read_text(), flags=re.M)
-    text = re.sub(r"^  (colab_url: .*|thebe: .*)\n", "", text, flags=re.M)
-    text = text.replace(
-        "launch_buttons:\n",
-        "launch_buttons:\n  thebe: false\n"
-        + ('  colab_url: "https://colab.research.google.com"\n' if url else ""),
-    )
-    config.write_text(text)
+    write_address_into_configuration(url)
     for path in NOTEBOOKS:
-        notebook = json.loads(path.read_text())
-        first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
-        first["source"] = setup_cell(url).splitlines(keepends=True)
-        store(path, notebook)
-    readme = ROOT / "README.md"
-    name = url.removeprefix("https://github.com/")
-    links = (
-        "".join(
-            f"- [{p.stem}](https://colab.research.google.com/github/{name}/blob/main/notebooks/{p.name})\n"
-            for p in NOTEBOOKS
-        )
-        if url
-        else ""
-    )
-    text = re.sub(
-        r"(?<=<!-- colab -->\n).*?(?=<!-- /colab -->)", links, readme.read_text(), flags=re.S
-    )
-    readme.write_text(text)
+        write_setup_cell(path, url)
+    write_links_into_readme(url)
+
+
+def write_address_into_configuration(url: str) -> None:
+    """Puts the address and the buttons that need one into `_config.yml`."""
+    path = ROOT / "_config.yml"
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r'(?<=^repository:\n  url: ")[^"]*', url, text, flags=re.M)
+    text = re.sub(r"^  (colab_url: .*|thebe: .*)\n", "", text, flags=re.M)
+    buttons = "launch_buttons:\n  thebe: false\n"
+    if url:
+        buttons += '  colab_url: "https://colab.research.google.com"\n'
+    text = text.replace("launch_buttons:\n", buttons)
+    path.write_text(text, encoding="utf-8")
+
+
+def write_setup_cell(path: Path, url: str) -> None:
+    """Replaces the notebook's first code cell."""
+    notebook = read(path)
+    first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    first["source"] = setup_cell(url).splitlines(keepends=True)
+    store(path, notebook)
+
+
+def write_links_into_readme(url: str) -> None:
+    """Puts a link that opens it in Colab for each notebook, or none without an address."""
+    path = ROOT / "README.md"
+    folder = url.replace("github.com", "colab.research.google.com/github") + "/blob/main/notebooks"
+    links = "".join(f"- [{p.stem}]({folder}/{p.name})\n" for p in NOTEBOOKS) if url else ""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"(?<=<!-- colab -->\n).*?(?=<!-- /colab -->)", links, text, flags=re.S)
+    path.write_text(text, encoding="utf-8")
+
+
+def main(arguments: list[str]) -> None:
+    command, *rest = arguments or ["help"]
+    if command == "execute":
+        execute(rest)
+    elif command == "picture":
+        picture()
+    elif command == "colab":
+        colab()
+    elif command == "student":
+        student()
+    else:
+        sys.exit(__doc__)
 
 
 if __name__ == "__main__":
-    command, *rest = sys.argv[1:] or ["help"]
-    commands = {
-        "execute": lambda: execute(rest),
-        "picture": picture,
-        "colab": colab,
-        "student": student,
-    }
-    if command not in commands:
-        sys.exit(__doc__)
-    commands[command]()
+    main(sys.argv[1:])

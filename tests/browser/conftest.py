@@ -16,49 +16,71 @@ FLAGS = [
     "--disable-sync",
     "--disable-background-timer-throttling",
 ]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def skip_without_the_book() -> None:
+    if not (HTML / "index.html").exists():
+        pytest.skip("the book is not built; `make test` builds it first")
+
+
+def executable() -> str:
+    """The path of Chromium; skips the test where there is none."""
+    for name in BROWSERS:
+        path = shutil.which(name)
+        if path:
+            return path
+    pytest.skip("no Chromium: install Debian's package `chromium`")
 
 
 @pytest.fixture(scope="session")
 def browser():
-    chromium = (
-        shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
-    if not chromium:
-        pytest.skip("no Chromium: install Debian's package `chromium`")
-    if not (HTML / "index.html").exists():
-        pytest.skip("the book is not built; `make test` builds it first")
+    path = executable()
+    skip_without_the_book()
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield running
         running.close()
 
 
+def collect_errors(page, faults: list[str]) -> None:
+    """Adds to `faults` what the page's console and its code complain about from now on."""
+
+    def on_console(message) -> None:
+        if message.type == "error":
+            faults.append(message.text)
+
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+
+
+def collect_requests_to_the_network(page, faults: list[str]) -> None:
+    def on_request(request) -> None:
+        if request.url.startswith(("http", "ws")):
+            faults.append(request.url)
+
+    page.on("request", on_request)
+
+
 @pytest.fixture
 def open_page(browser):
-    """A function that opens a page of the book; afterwards nothing may have been asked of the network, and nothing may have gone wrong."""
-    contexts, faults = [], []
+    """A function that opens a page of the book.
+
+    After the test, nothing may have been requested from the network, and nothing may have gone
+    wrong.
+    """
+    contexts = []
+    faults: list[str] = []
 
     def open_(path: str, width: int = 1200, height: int = 900, **options):
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, offline=True, **options
-        )
+        viewport = {"width": width, "height": height}
+        context = browser.new_context(viewport=viewport, offline=True, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        page.on(
-            "console",
-            lambda message: faults.append(message.text) if message.type == "error" else None,
-        )
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                faults.append(request.url) if request.url.startswith(("http", "ws")) else None
-            ),
-        )
+        collect_errors(page, faults)
+        collect_requests_to_the_network(page, faults)
         page.goto((HTML / path).as_uri())
         return page
 

@@ -1,4 +1,7 @@
-"""Every page of the built book, as a reader's browser shows it: two themes, three widths, without a network."""
+"""Every page of the built book, as a reader's browser shows it.
+
+In two themes and three widths, without a network.
+"""
 
 import gzip
 import json
@@ -17,8 +20,44 @@ PAGES = [
     f"{page}.html" for page in re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text())
 ]
 WIDTHS = (1280, 768, 390)
-AXE = "4.14.1"  # of npm's axe-core
-LIMIT = 1_500_000  # bytes of a page
+HEIGHT = 900
+
+# the version of npm's axe-core
+AXE = "4.14.1"
+
+# bytes of a page
+LIMIT = 1_500_000
+
+# pixels by which text may jump while a page loads: two lines
+LARGEST_JUMP = 54
+
+
+# ---- an open page
+
+
+# Keeps how far each piece of text has jumped while the page was loading.
+RECORD_JUMPS = """
+window.jumps = [];
+new PerformanceObserver((list) => {
+    for (const shift of list.getEntries().flatMap((entry) => entry.sources)) {
+        const { previousRect, currentRect, node } = shift;
+        if (!previousRect.height || !currentRect.height) continue;
+        const distance = Math.abs(currentRect.y - previousRect.y);
+        window.jumps.push([distance, node?.textContent?.slice(0, 40)]);
+    }
+}).observe({ type: 'layout-shift', buffered: true });
+"""
+
+# Whether every live figure and every formula has been drawn.
+READY = """() => {
+    const { promise } = window.MathJax?.startup ?? {};
+    if (promise && !window.mathsDone) {
+        promise.then(() => { window.mathsDone = true; });
+        return false;
+    }
+    const unmounted = 'script[type$="widget-view+json"]:not(:has(+ [data-live]))';
+    return !document.querySelector(unmounted);
+}"""
 
 
 @pytest.fixture(scope="module", params=PAGES, ids=lambda path: Path(path).stem)
@@ -30,281 +69,417 @@ def path(request):
 
 @pytest.fixture(scope="module")
 def shown(browser, path):
-    """The page, opened once for all tests of it, and what it asked for and complained about meanwhile."""
-    context = browser.new_context(viewport={"width": WIDTHS[0], "height": 900}, offline=True)
+    """The page, opened once for all tests of it.
+
+    `asked` and `faults` are what it has requested and complained about meanwhile.
+    """
+    context = browser.new_context(viewport={"width": WIDTHS[0], "height": HEIGHT}, offline=True)
     page = context.new_page()
     page.set_default_timeout(240_000)
-    page.asked, page.faults = [], []
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.on("requestfailed", lambda request: page.faults.append(f"{request.url} failed"))
-    page.on(
-        "console",
-        lambda message: page.faults.append(message.text) if message.type == "error" else None,
-    )
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.add_init_script("""window.jumps = [];
-        new PerformanceObserver((list) => { for (const e of list.getEntries()) for (const s of e.sources)
-            if (s.previousRect.height && s.currentRect.height) window.jumps.push([Math.abs(s.currentRect.y - s.previousRect.y), s.node?.textContent?.slice(0, 40)]); }).observe({ type: "layout-shift", buffered: true });""")
+    record_requests_and_faults(page)
+    page.add_init_script(RECORD_JUMPS)
     page.goto((HTML / path).as_uri())
-    page.wait_for_function("""() => !document.querySelector('script[type$="widget-view+json"]:not(:has(+ [data-live]))')
-        && !(window.MathJax?.startup?.promise && !window.mathsDone && (MathJax.startup.promise.then(() => window.mathsDone = true), true))""")
+    page.wait_for_function(READY)
     yield page
     context.close()
 
 
-def theme(page, name):
+def record_requests_and_faults(page) -> None:
+    page.asked, page.faults = [], []
+
+    def on_console(message) -> None:
+        if message.type == "error":
+            page.faults.append(message.text)
+
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("requestfailed", lambda request: page.faults.append(f"{request.url} failed"))
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+
+
+@pytest.fixture(params=WIDTHS)
+def shown_at_width(shown, request):
+    """The page in a window of each width."""
+    shown.set_viewport_size({"width": request.param, "height": HEIGHT})
+    shown.wait_for_timeout(80)
+    yield shown
+    shown.set_viewport_size({"width": WIDTHS[0], "height": HEIGHT})
+
+
+def set_theme(page, name: str) -> None:
     page.evaluate(
         f"Object.assign(document.documentElement.dataset, {{ theme: '{name}', mode: '{name}' }})"
     )
 
 
-def test_nothing_is_asked_of_the_network_and_nothing_goes_wrong(shown):
+# ---- loading
+
+
+def test_nothing_goes_wrong(shown):
     assert not shown.faults
-    assert shown.asked and not [
-        url for url in shown.asked if not url.startswith(("file:", "data:", "blob:"))
-    ]
 
 
-def test_maths_is_rendered(shown):
-    written, drawn, wrong = shown.evaluate("""() => [document.querySelectorAll('.math').length,
-        [...document.querySelectorAll('.math')].filter((m) => m.querySelector('mjx-container, svg, math')).length,
-        document.querySelectorAll('mjx-merror, [data-mjx-error], .MathJax_Error').length]""")
-    assert drawn == written and not wrong
-    assert not re.search(
-        r"(?<!\\)\$[a-zA-Z\\|\[][^$\n]{0,60}\$|\\\(|\\frac",
-        shown.locator("main .bd-article").evaluate(
-            "node => { node = node.cloneNode(true); node.querySelectorAll('pre, code, .math, script, style, mjx-container').forEach((n) => n.remove()); return node.textContent; }"
-        ),
-    )
-
-
-def test_live_figures_are_alive(shown):
-    views = shown.locator('script[type="application/vnd.jupyter.widget-view+json"]').count()
-    ready = shown.locator('[data-live="ready"] .katlib-live')
-    assert ready.count() == views
-    for i in range(views):
-        box = ready.nth(i)
-        widest = "node => Math.max(0, ...[...node.querySelectorAll('path, rect, line, canvas')].map((n) => n.getBoundingClientRect().width))"
-        assert box.evaluate(widest) > 100  # something is drawn
-        names = box.evaluate("""node => [...node.querySelectorAll('button, select, input, [role="slider"]')]
-            .filter((c) => !(c.getAttribute('aria-label') || c.textContent.trim() || c.labels?.[0]?.textContent.trim())).map((c) => c.outerHTML)""")
-        assert not names  # every control has a name
-        unreachable = box.evaluate(
-            """node => [...node.querySelectorAll('[role="slider"], button:not([role="radio"]), select, input, [role="radio"][aria-checked="true"]')].filter((c) => c.tabIndex < 0).map((c) => c.outerHTML)"""
-        )
-        assert not unreachable  # and can be reached by keyboard
-
-
-def test_icons_and_figures_are_there(shown):
-    broken = shown.evaluate(
-        """() => [...document.images].filter((i) => i.complete && !i.naturalWidth).map((i) => i.src.slice(0, 80))"""
-    )
-    assert not broken
-    wrong = shown.evaluate("""() => [...document.querySelectorAll('svg.svg-inline--fa')].filter((s) => !s.querySelector('path[d]') || s.querySelector('animate')).map((s) => s.outerHTML)
-        .concat([...document.querySelectorAll('i[class*="fa-"]')].map((i) => i.outerHTML))""")
-    assert not wrong
+def test_nothing_is_requested_from_the_network(shown):
+    assert shown.asked
+    assert not [url for url in shown.asked if not url.startswith(("file:", "data:", "blob:"))]
 
 
 def test_no_jump_while_it_loads(shown):
     jumps = shown.evaluate("window.jumps")
-    assert max((jump[0] for jump in jumps), default=0) <= 54, sorted(jumps)[
-        -5:
-    ]  # two lines of text, in pixels
+    largest = max((distance for distance, _ in jumps), default=0)
+    assert largest <= LARGEST_JUMP, sorted(jumps)[-5:]
 
 
-def too_wide(page) -> list:
-    """What reaches beyond the window and is not within a part that scrolls by itself; empty if the page does not scroll sideways."""
-    return page.evaluate("""() => { const width = document.documentElement.clientWidth;
-        if (document.documentElement.scrollWidth <= width) return [];
-        const scrolls = (node) => node && node !== document.body && (getComputedStyle(node).overflowX !== 'visible' || scrolls(node.parentElement));
-        return [...document.querySelectorAll('body *')].filter((n) => n.getBoundingClientRect().right > width + 1 && !scrolls(n)).slice(0, 5)
-            .map((n) => n.outerHTML.slice(0, 160)).concat(['scrolls sideways']); }""")
+def test_the_page_itself_is_light(path):
+    assert (HTML / path).stat().st_size <= LIMIT
 
 
-def test_no_width_scrolls_sideways(shown):
-    try:
-        for width in WIDTHS:
-            shown.set_viewport_size({"width": width, "height": 900})
-            shown.wait_for_timeout(80)
-            assert not too_wide(shown), width
-    finally:
-        shown.set_viewport_size({"width": WIDTHS[0], "height": 900})
+def test_a_first_visit_loads_little(shown):
+    """All files of the page, compressed as servers send them."""
+    urls = [urllib.parse.urlsplit(url) for url in shown.asked if url.startswith("file:")]
+    files = {Path(urllib.parse.unquote(url.path)) for url in urls}
+    weights = {file.name: len(gzip.compress(file.read_bytes())) for file in files if file.is_file()}
+    assert sum(weights.values()) <= LIMIT, weights
 
 
-# Lines that a reader finds torn: an anchor on a line of its own, a formula and its comma, a short piece of code, a number in a table.
-TORN = """() => { const box = (node, from, to) => { const r = document.createRange(); r.setStart(node, from); r.setEnd(node, to); return r.getBoundingClientRect(); };
-    const seen = (selector) => [...document.querySelectorAll(`.bd-article ${selector}`)].filter((n) => n.checkVisibility());
+# ---- formulas, figures, folds
+
+
+def test_every_formula_is_drawn_without_an_error(shown):
+    written, drawn, wrong = shown.evaluate("""() => {
+        const formulas = [...document.querySelectorAll('.math')];
+        const drawn = formulas.filter((node) => node.querySelector('mjx-container, svg, math'));
+        const errors = document.querySelectorAll('mjx-merror, [data-mjx-error], .MathJax_Error');
+        return [formulas.length, drawn.length, errors.length];
+    }""")
+    assert drawn == written
+    assert not wrong
+
+
+def test_no_formula_is_left_as_text(shown):
+    text = shown.locator("main .bd-article").evaluate("""node => {
+        const copy = node.cloneNode(true);
+        const code = copy.querySelectorAll('pre, code, .math, script, style, mjx-container');
+        for (const part of code) part.remove();
+        return copy.textContent;
+    }""")
+    assert not re.search(r"(?<!\\)\$[a-zA-Z\\|\[][^$\n]{0,60}\$|\\\(|\\frac", text)
+
+
+def live_figures(page) -> list:
+    figures = page.locator('[data-live="ready"] .katlib-live')
+    return [figures.nth(i) for i in range(figures.count())]
+
+
+def test_every_live_figure_is_mounted(shown):
+    views = shown.locator('script[type="application/vnd.jupyter.widget-view+json"]').count()
+    assert len(live_figures(shown)) == views
+
+
+def test_something_is_drawn_in_every_live_figure(shown):
+    for figure in live_figures(shown):
+        widest = figure.evaluate("""node => {
+            const shapes = [...node.querySelectorAll('path, rect, line, canvas')];
+            return Math.max(0, ...shapes.map((shape) => shape.getBoundingClientRect().width));
+        }""")
+        assert widest > 100
+
+
+def test_every_control_of_a_live_figure_has_a_name(shown):
+    for figure in live_figures(shown):
+        nameless = figure.evaluate("""node => {
+            const name = (control) => control.getAttribute('aria-label')
+                || control.textContent.trim() || control.labels?.[0]?.textContent.trim();
+            return [...node.querySelectorAll('button, select, input, [role="slider"]')]
+                .filter((control) => !name(control)).map((control) => control.outerHTML);
+        }""")
+        assert not nameless
+
+
+def test_every_control_of_a_live_figure_can_be_reached_by_keyboard(shown):
+    """Of a group of radio buttons, the one that is chosen."""
+    for figure in live_figures(shown):
+        unreachable = figure.evaluate("""node => {
+            const controls = '[role="slider"], button:not([role="radio"]), select, input, '
+                + '[role="radio"][aria-checked="true"]';
+            return [...node.querySelectorAll(controls)]
+                .filter((control) => control.tabIndex < 0).map((control) => control.outerHTML);
+        }""")
+        assert not unreachable
+
+
+def test_every_picture_is_there(shown):
+    broken = shown.evaluate("""() => [...document.images]
+        .filter((image) => image.complete && !image.naturalWidth)
+        .map((image) => image.src.slice(0, 80))""")
+    assert not broken
+
+
+def test_every_icon_is_there(shown):
+    """Font Awesome puts an animated sign where it does not know an icon."""
+    wrong = shown.evaluate("""() => {
+        const icons = [...document.querySelectorAll('svg.svg-inline--fa')];
+        const unknown = icons.filter((icon) => {
+            return !icon.querySelector('path[d]') || icon.querySelector('animate');
+        });
+        const notDrawn = [...document.querySelectorAll('i[class*="fa-"]')];
+        return [...unknown, ...notDrawn].map((node) => node.outerHTML);
+    }""")
+    assert not wrong
+
+
+def folds(page) -> list:
+    """What the prompt of each folded cell says, and the cell's code."""
+    return page.evaluate("""() => [...document.querySelectorAll('details.hide')].map((fold) => [
+        fold.querySelector('.collapsed').textContent,
+        fold.querySelector('pre').textContent,
+    ])""")
+
+
+def test_a_fold_says_that_it_hides_a_solution(shown):
+    for prompt, code in folds(shown):
+        assert (prompt == "Show the solution") == code.startswith("# @title Solution")
+
+
+def test_no_fold_speaks_of_cells(shown):
+    assert not [prompt for prompt, _ in folds(shown) if "cell source" in prompt]
+
+
+# ---- widths
+
+
+# What reaches beyond the window and is not within a part that scrolls by itself. Empty if the page
+# does not scroll sideways.
+TOO_WIDE = """() => {
+    const width = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth <= width) return [];
+    const scrolls = (node) => node && node !== document.body
+        && (getComputedStyle(node).overflowX !== 'visible' || scrolls(node.parentElement));
+    const sticksOut = (node) => node.getBoundingClientRect().right > width + 1 && !scrolls(node);
+    const nodes = [...document.querySelectorAll('body *')].filter(sticksOut).slice(0, 5);
+    return [...nodes.map((node) => node.outerHTML.slice(0, 160)), 'scrolls sideways'];
+}"""
+
+# Lines that a reader finds torn: an anchor on a line of its own, a formula and its comma, a short
+# piece of code, a number in a table.
+TORN = """() => {
     const torn = [];
-    for (const heading of seen(':is(h1, h2, h3)')) {
-        const words = document.createRange(); words.setStart(heading, 0); words.setEndBefore(heading.querySelector('.headerlink') ?? heading.lastChild);
-        if (heading.getBoundingClientRect().bottom - words.getBoundingClientRect().bottom > 20) torn.push(`an empty line below ${heading.textContent}`);
+
+    function boxOfCharacters(node, from, to) {
+        const range = document.createRange();
+        range.setStart(node, from);
+        range.setEnd(node, to);
+        return range.getBoundingClientRect();
     }
-    for (const formula of seen('span.math')) {
-        const here = formula.getBoundingClientRect(), [before, after] = [formula.previousSibling, formula.nextSibling];
-        if (/^[^\\s\\w-]/.test(after?.data ?? '') && box(after, 0, 1).top > here.bottom - 2) torn.push(`${formula.textContent} | ${after.data.slice(0, 12)}`);
-        if (/[(\\[“]$/.test(before?.data ?? '') && box(before, before.length - 1, before.length).bottom < here.top + 2) torn.push(`${before.data.slice(-12)} | ${formula.textContent}`);
+    function visible(selector) {
+        const nodes = [...document.querySelectorAll(`.bd-article ${selector}`)];
+        return nodes.filter((node) => node.checkVisibility());
     }
-    for (const code of seen(':is(p, li) code')) if (code.textContent.length <= 20 && code.getClientRects().length > 1) torn.push(code.textContent);
-    for (const cell of seen('.katlib-table td')) if (/^[−+]?[\\d.]+( ± [\\d.]+)?$/.test(cell.textContent) && box(cell, 0, 1).height > 30) torn.push(cell.textContent);
-    return torn; }"""
-# What is out of sight: a printed line or a table wider than its column, a caption that goes on beyond the window, a field that shows a part of its number.
-HIDDEN = """() => { const wide = innerWidth >= 1200, hidden = [];
-    for (const printed of document.querySelectorAll('.bd-article :is(.cell_output pre, dl.py pre)')) if (wide && printed.scrollWidth > printed.clientWidth + 1) hidden.push(printed.textContent);
-    for (const table of document.querySelectorAll('.bd-article .katlib-table')) if (wide && table.scrollWidth > table.parentElement.clientWidth + 1) hidden.push(table.textContent);
-    for (const caption of document.querySelectorAll('.bd-article :is(.caption-text, figcaption)')) if (caption.getBoundingClientRect().right > innerWidth) hidden.push(caption.textContent);
-    for (const field of document.querySelectorAll('.katlib-live input[type="number"]')) if (field.scrollWidth > field.clientWidth) hidden.push(field.value);
-    return hidden.map((text) => text.slice(0, 160)); }"""
+
+    for (const heading of visible(':is(h1, h2, h3)')) {
+        const words = document.createRange();
+        words.setStart(heading, 0);
+        words.setEndBefore(heading.querySelector('.headerlink') ?? heading.lastChild);
+        const below = heading.getBoundingClientRect().bottom - words.getBoundingClientRect().bottom;
+        if (below > 20) torn.push(`an empty line below ${heading.textContent}`);
+    }
+    for (const formula of visible('span.math')) {
+        const here = formula.getBoundingClientRect();
+        const before = formula.previousSibling?.data ?? '';
+        const after = formula.nextSibling?.data ?? '';
+        if (/^[^\\s\\w-]/.test(after)) {
+            const sign = boxOfCharacters(formula.nextSibling, 0, 1);
+            if (sign.top > here.bottom - 2) {
+                torn.push(`${formula.textContent} | ${after.slice(0, 12)}`);
+            }
+        }
+        if (/[(\\[“]$/.test(before)) {
+            const sign = boxOfCharacters(formula.previousSibling, before.length - 1, before.length);
+            if (sign.bottom < here.top + 2) {
+                torn.push(`${before.slice(-12)} | ${formula.textContent}`);
+            }
+        }
+    }
+    for (const code of visible(':is(p, li) code')) {
+        const isShort = code.textContent.length <= 20;
+        if (isShort && code.getClientRects().length > 1) torn.push(code.textContent);
+    }
+    for (const cell of visible('.katlib-table td')) {
+        const isNumber = /^[−+]?[\\d.]+( ± [\\d.]+)?$/.test(cell.textContent);
+        if (isNumber && boxOfCharacters(cell, 0, 1).height > 30) torn.push(cell.textContent);
+    }
+    return torn;
+}"""
+
+# What is out of sight: in a wide window a printed line or a table that is wider than its column; a
+# caption that goes on beyond the window; a field that shows a part of its number.
+HIDDEN = """() => {
+    const hidden = [];
+    if (innerWidth >= 1200) {
+        const printed = '.bd-article :is(.cell_output pre, dl.py pre)';
+        for (const node of document.querySelectorAll(printed)) {
+            if (node.scrollWidth > node.clientWidth + 1) hidden.push(node.textContent);
+        }
+        for (const table of document.querySelectorAll('.bd-article .katlib-table')) {
+            const room = table.parentElement.clientWidth;
+            if (table.scrollWidth > room + 1) hidden.push(table.textContent);
+        }
+    }
+    const captions = '.bd-article :is(.caption-text, figcaption)';
+    for (const caption of document.querySelectorAll(captions)) {
+        if (caption.getBoundingClientRect().right > innerWidth) hidden.push(caption.textContent);
+    }
+    for (const field of document.querySelectorAll('.katlib-live input[type="number"]')) {
+        if (field.scrollWidth > field.clientWidth) hidden.push(field.value);
+    }
+    return hidden.map((text) => text.slice(0, 160));
+}"""
 
 
-def test_no_line_is_torn_and_nothing_is_out_of_sight(shown):
-    try:
-        for width in WIDTHS:
-            shown.set_viewport_size({"width": width, "height": 900})
-            shown.wait_for_timeout(80)
-            assert not shown.evaluate(TORN), width
-            assert not shown.evaluate(HIDDEN), width
-    finally:
-        shown.set_viewport_size({"width": WIDTHS[0], "height": 900})
+def test_no_width_scrolls_sideways(shown_at_width):
+    assert not shown_at_width.evaluate(TOO_WIDE)
+
+
+def test_no_line_is_torn(shown_at_width):
+    assert not shown_at_width.evaluate(TORN)
+
+
+def test_nothing_is_out_of_sight(shown_at_width):
+    assert not shown_at_width.evaluate(HIDDEN)
+
+
+NARROW_PAGE = """
+<article class="bd-article" style="width: 100px; font: 16px monospace">
+<h2>ten signs .<a class="headerlink" style="display: block">#</a></h2>
+<p>aaaaa <span class="math" style="display: inline-block; width: 40px">x</span>, and
+<code>a b</code></p>
+<p>aaaaaaa <code>b c d</code></p>
+<table class="katlib-table" style="width: 20px"><tr><td>1.5 ± 0.2</td></tr></table>
+</article>"""
 
 
 def test_torn_lines_would_be_found(browser):
     page = browser.new_page(viewport={"width": 300, "height": 600})
-    page.set_content("""<article class="bd-article" style="width: 100px; font: 16px monospace"><h2>ten signs .<a class="headerlink" style="display: block">#</a></h2>
-        <p>aaaaa <span class="math" style="display: inline-block; width: 40px">x</span>, and <code>a b</code></p><p>aaaaaaa <code>b c d</code></p>
-        <table class="katlib-table" style="width: 20px"><tr><td>1.5 ± 0.2</td></tr></table></article>""")
+    page.set_content(NARROW_PAGE)
     found = page.evaluate(TORN)
     page.close()
-    assert len(found) == 4 and found[1] == "x | , and " and found[2:] == ["b c d", "1.5 ± 0.2"], (
-        found
-    )
+    assert len(found) == 4, found
+    assert found[1:] == ["x | , and\n", "b c d", "1.5 ± 0.2"]
 
 
-def test_a_fold_says_what_it_hides(shown):
-    folds = shown.evaluate(
-        "() => [...document.querySelectorAll('details.hide')].map((fold) => [fold.querySelector('.collapsed').textContent, fold.querySelector('pre').textContent])"
-    )
-    assert not [
-        said
-        for said, code in folds
-        if (said == "Show the solution") != code.startswith("# @title Solution")
-        or "cell source" in said
-    ]
+# ---- accessibility
 
 
-def test_the_page_is_light(path, shown):
-    assert (HTML / path).stat().st_size <= LIMIT
-    files = {
-        Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
-        for url in shown.asked
-        if url.startswith("file:")
+# Formulas (which are MathJax's own matter) and all but the first piece of code of each colour make
+# nine tenths of the elements. Without them, axe is quick.
+THINNED = """() => {
+    const style = document.createElement('style');
+    style.textContent = '* { transition: none !important; }';
+    document.head.append(style);
+    for (const formula of document.querySelectorAll('mjx-container')) formula.replaceWith('x');
+    const seen = new Set();
+    for (const span of document.querySelectorAll('pre span')) {
+        const cell = span.closest('.cell_input, .cell_output, .highlight');
+        const kind = [span, span.parentElement, cell].map((node) => node?.className).join('<');
+        if (span.children.length || !seen.has(kind)) seen.add(kind);
+        else span.replaceWith(span.textContent);
     }
-    weights = {file.name: len(gzip.compress(file.read_bytes())) for file in files if file.is_file()}
-    assert sum(weights.values()) <= LIMIT, weights  # what a first visit loads, as servers send it
+}"""
 
 
 @pytest.fixture(scope="session")
 def axe():
-    """The text of axe-core, from build/node, installed there through npm at the first call."""
-    script = ROOT / "build" / "node" / "node_modules" / "axe-core" / "axe.min.js"
-    if (
-        not script.exists()
-        or json.loads((script.parent / "package.json").read_text())["version"] != AXE
-    ):
-        if not shutil.which("npm"):
-            pytest.skip("no npm, which brings axe-core")
-        script.parents[2].mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            [
-                "npm",
-                "install",
-                "--prefix",
-                str(script.parents[2]),
-                "--no-save",
-                "--no-audit",
-                "--no-fund",
-                "--ignore-scripts",
-                f"axe-core@{AXE}",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if done.returncode:
-            pytest.skip(f"npm cannot install axe-core {AXE}: {done.stderr.strip()[:200]}")
-    return script.read_text()
+    """The text of axe-core, from build/node, where npm puts it at the first call."""
+    folder = ROOT / "build" / "node"
+    package = folder / "node_modules" / "axe-core"
+    if not (package / "axe.min.js").exists() or installed_version(package) != AXE:
+        install_axe(folder)
+    return (package / "axe.min.js").read_text()
 
 
-# Formulas (which are MathJax's own matter) and all but the first piece of code of each colour make nine tenths of the elements: without them, axe is quick.
-THINNED = """() => { document.head.append(Object.assign(document.createElement('style'), { textContent: '* { transition: none !important; }' }));
-    const seen = new Set();
-    document.querySelectorAll('mjx-container').forEach((node) => node.replaceWith('x'));
-    for (const span of document.querySelectorAll('pre span')) {
-        const kind = [span, span.parentElement, span.closest('.cell_input, .cell_output, .highlight')].map((n) => n?.className).join('<');
-        if (span.children.length || !seen.has(kind)) seen.add(kind); else span.replaceWith(span.textContent);
-    } }"""
+def installed_version(package: Path) -> str:
+    return json.loads((package / "package.json").read_text())["version"]
 
 
-def violations(page, axe, options) -> list[str]:
+def install_axe(folder: Path) -> None:
+    """Skips the test where that is not possible."""
+    if not shutil.which("npm"):
+        pytest.skip("no npm, which brings axe-core")
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
+    command = ["npm", "install", "--prefix", str(folder), *options, f"axe-core@{AXE}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.skip(f"npm cannot install axe-core {AXE}: {done.stderr.strip()[:200]}")
+
+
+def violations(page, axe: str, options: dict) -> list[str]:
+    """What axe finds serious or critical, each with a few of its elements."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(axe)
-    found = page.evaluate(
-        "options => axe.run(document, { resultTypes: ['violations'], ...options })", options
-    )["violations"]
-    return [
-        f"{v['id']}: {v['help']}\n"
-        + "\n".join(
-            f"    {node['html'][:200]}\n    {node['failureSummary'][:300]}"
-            for node in v["nodes"][:4]
-        )
-        for v in found
-        if v["impact"] in ("serious", "critical")
+    run = "options => axe.run(document, { resultTypes: ['violations'], ...options })"
+    found = page.evaluate(run, options)["violations"]
+    return [described(v) for v in found if v["impact"] in ("serious", "critical")]
+
+
+def described(violation: dict) -> str:
+    elements = [
+        f"    {node['html'][:200]}\n    {node['failureSummary'][:300]}"
+        for node in violation["nodes"][:4]
     ]
+    return "\n".join([f"{violation['id']}: {violation['help']}", *elements])
 
 
 def test_axe_finds_no_serious_violation(shown, axe):
     shown.evaluate(THINNED)
-    theme(shown, "light")
+    set_theme(shown, "light")
     found = violations(shown, axe, {"rules": {"region": {"enabled": False}}})
-    theme(shown, "dark")
-    found += [
-        f"dark, {violation}"
-        for violation in violations(shown, axe, {"runOnly": ["color-contrast"]})
-    ]  # all that a theme can change
+    assert not found, "\n".join(found)
+
+
+def test_axe_finds_enough_contrast_in_the_dark_theme(shown, axe):
+    """Nothing else depends on the theme."""
+    shown.evaluate(THINNED)
+    set_theme(shown, "dark")
+    found = violations(shown, axe, {"runOnly": ["color-contrast"]})
     assert not found, "\n".join(found)
 
 
 def test_axe_would_find_it(browser, axe):
     page = browser.new_page()
     page.set_content(
-        "<html lang='en'><title>x</title><main><h1>x</h1><img src='data:,'><p style='color: #ccc; background: #fff'>pale</p></main>"
+        "<html lang='en'><title>x</title><main><h1>x</h1><img src='data:,'>"
+        "<p style='color: #ccc; background: #fff'>pale</p></main>"
     )
-    assert [violation.split(":")[0] for violation in violations(page, axe, {})] == [
-        "color-contrast",
-        "image-alt",
-    ]
+    found = [violation.split(":")[0] for violation in violations(page, axe, {})]
     page.close()
+    assert found == ["color-contrast", "image-alt"]
+
+
+# ---- links and search
 
 
 class Anchors(HTMLParser):
-    def __init__(self, text):
+    """The places of a page that can be linked to, and its links."""
+
+    def __init__(self, text: str):
         super().__init__()
-        self.ids, self.links = set(), []
+        self.ids: set[str] = set()
+        self.links: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        a = dict(attributes)
-        self.ids.update(filter(None, (a.get("id"), a.get("name"))))
-        if tag == "a" and a.get("href"):
-            self.links.append(a["href"])
+        values = dict(attributes)
+        self.ids.update(values[key] for key in ("id", "name") if values.get(key))
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
 
 
 @pytest.fixture(scope="module")
 def anchors():
-    return {
-        file: Anchors(file.read_text())
-        for file in HTML.rglob("*.html")
-        if "_static" not in file.parts
-    }
+    """The anchors of all pages of the built book."""
+    files = [file for file in HTML.rglob("*.html") if "_static" not in file.parts]
+    return {file: Anchors(file.read_text()) for file in files}
 
 
 def test_internal_links_lead_to_a_place_that_exists(path, anchors):
@@ -319,23 +494,26 @@ def test_internal_links_lead_to_a_place_that_exists(path, anchors):
             assert urllib.parse.unquote(parts.fragment) in anchors[target].ids, link
 
 
-def test_search_finds_every_chapter_by_the_words_of_its_title(browser, anchors):
+@pytest.fixture(scope="module")
+def search_page(browser):
     context = browser.new_context(offline=True)
     page = context.new_page()
     page.set_default_timeout(240_000)
     page.goto((HTML / "search.html").as_uri())
     page.wait_for_function("typeof Search !== 'undefined' && Search.hasIndex()")
-    lost = []
-    for path in PAGES:
-        if path.startswith("notebooks/"):
-            notebook = json.loads((ROOT / path).with_suffix(".ipynb").read_text())
-            title = "".join(notebook["cells"][0]["source"]).splitlines()[0]
-            for word in sorted(re.findall(r"[^\W\d_]{3,}", title), key=len)[-2:]:  # the two longest
-                found = page.evaluate(
-                    "word => Search._performSearch(...Search._parseQuery(word)).map((result) => result[0])",
-                    word,
-                )
-                if path.removesuffix(".html") not in found:
-                    lost.append((word, path))
+    yield page
     context.close()
-    assert not lost
+
+
+def title_of(path: str) -> str:
+    notebook = json.loads((ROOT / path).with_suffix(".ipynb").read_text())
+    return "".join(notebook["cells"][0]["source"]).splitlines()[0]
+
+
+@pytest.mark.parametrize("chapter", [page for page in PAGES if page.startswith("notebooks/")])
+def test_search_finds_a_chapter_by_the_words_of_its_title(search_page, chapter):
+    """By the two longest."""
+    words = sorted(re.findall(r"[^\W\d_]{3,}", title_of(chapter)), key=len)[-2:]
+    search = "word => Search._performSearch(...Search._parseQuery(word)).map(([page]) => page)"
+    for word in words:
+        assert chapter.removesuffix(".html") in search_page.evaluate(search, word), word
