@@ -1,16 +1,22 @@
-"""The command line of `katlib.train`: its flags are the fields of `katlib.train.recipe.Config` and the arguments of `train`."""
+"""The command line of `katlib.train`.
+
+Its flags are the flat names of `katlib.train.recipe.Config` and the arguments of `train`.
+"""
+
+from __future__ import annotations
 
 import argparse
 import os
 import sys
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import distributed, nn
 
-from katlib.train import loop as training
+from katlib.architecture import MLPS
+from katlib.train import loop
 from katlib.train.recipe import PRESETS, Config
 
 HELP = {
@@ -22,128 +28,133 @@ HELP = {
     "weight_std": "of the MLPs' matrices (default: variance-preserving)",
     "lr": "peak learning rate",
     "warmup": "share of all steps",
+    "clip_grad": "largest norm of the gradient; 0: no clipping",
     "rand_augment": "operations on an image",
     "ema": "decay of the average of the weights that is evaluated",
 }
 
+# what becomes a message instead of a traceback: errors that the user can do something about
+EXPECTED_ERRORS = (
+    loop.TrainingDiverged,
+    ValueError,
+    RuntimeError,
+    OSError,
+    ImportError,
+    SafetensorError,
+)
 
-def count(text: str) -> int | None:
-    """A number of groups; None stands for one for each channel."""
+
+def group_count(text: str) -> int | None:
+    """A number of groups; `channel` is None, which stands for one for each channel."""
     return None if text == "channel" else int(text)
 
 
+# of the flags whose type does not show in the default value
+FLAG_OPTIONS: dict[str, dict[str, Any]] = {
+    "groups": {"type": group_count},
+    "numerator_groups": {"type": group_count},
+    "degrees": {"type": int, "nargs": 2, "metavar": ("M", "N")},
+    "act_init": {"type": str, "nargs": 2, "metavar": ("FIRST", "SECOND")},
+    "weight_std": {"type": float},
+    "learned": {"action": argparse.BooleanOptionalAction},
+}
+
+
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """A flag for each field of `Config`; what is not given stays as in the preset."""
+    """Adds a flag for each value of a `Config`; what is not given stays as in the preset."""
     group = parser.add_argument_group("recipe", "instead of the preset's")
-    for field in fields(Config):
-        kind = {
-            "groups": count,
-            "numerator_groups": count,
-            "weight_std": float,
-            "act_init": str,
-            "degrees": int,
-        }.get(field.name, field.type)
-        options = (
-            {"action": argparse.BooleanOptionalAction}
-            if field.type is bool
-            else {"type": kind, "metavar": field.name.upper().split("_")[-1]}
-        )
-        if field.name in ("degrees", "act_init"):
-            options |= {
-                "nargs": 2,
-                "metavar": ("M", "N") if field.name == "degrees" else ("FIRST", "SECOND"),
-            }
+    for name, default in Config().as_dict().items():
+        options = FLAG_OPTIONS.get(name, {"type": type(default)})
+        if "type" in options:
+            options = {"metavar": name.upper().split("_")[-1]} | options
         group.add_argument(
-            "--" + field.name.replace("_", "-"),
+            "--" + name.replace("_", "-"),
             default=argparse.SUPPRESS,
-            help=HELP.get(field.name),
+            help=HELP.get(name),
             **options,
         )
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser; its results are arguments of `train`."""
     result = argparse.ArgumentParser(
         prog="python -m katlib.train",
         description="Train a KAT, or its MLP twin, on CIFAR-10. "
         "For several GPUs: torchrun --nproc-per-node 8 -m katlib.train ...",
     )
-    result.add_argument("--preset", choices=PRESETS, default="cifar-nano")
-    result.add_argument(
-        "--mlp",
-        choices=("grkan", "mlp"),
-        default="grkan",
-        help="grkan: a KAT; mlp: its twin (default: grkan)",
-    )
-    result.add_argument("--epochs", type=int, default=3)
-    result.add_argument("--seed", type=int, default=0)
-    result.add_argument("--limit", type=int, help="train on the first N images only")
-    result.add_argument("--test-limit", type=int, help="test on the first N images only")
-    result.add_argument("--out", help="folder of the run (default: runs/PRESET-MLP-seedSEED)")
-    result.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the checkpoint in the folder, if there is one",
-    )
-    result.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
-    result.add_argument("--compile", action="store_true", help="torch.compile the model")
-    result.add_argument(
-        "--tensorboard", action="store_true", help="write the metrics for TensorBoard, too"
-    )
+    add = result.add_argument
+    add("--preset", choices=PRESETS, default="cifar-nano")
+    twin = "grkan: a KAT; mlp: its twin (default: grkan)"
+    add("--mlp", choices=MLPS, default="grkan", help=twin)
+    add("--epochs", type=int, default=3)
+    add("--seed", type=int, default=0)
+    add("--limit", type=int, help="train on the first N images only")
+    add("--test-limit", type=int, help="test on the first N images only")
+    add("--out", help="folder of the run (default: runs/PRESET-MLP-seedSEED)")
+    resume = "go on from the checkpoint in the folder, if there is one"
+    add("--resume", action="store_true", help=resume)
+    add("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
+    add("--compile", action="store_true", help="torch.compile the model")
+    tensorboard = "write the metrics for TensorBoard, too"
+    add("--tensorboard", action="store_true", help=tensorboard)
     add_recipe(result)
     return result
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = vars(parser().parse_args(arguments))
-    epochs, out = (
-        options["epochs"],
-        options["out"] or "runs/{preset}-{mlp}-seed{seed}".format(**options),
+def join_processes() -> bool:
+    """Joins the other processes, if torchrun has started several; returns whether it has."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return False
+    distributed.init_process_group()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return True
+
+
+def print_epoch(metrics: loop.Metrics, epochs: int) -> None:
+    print(
+        f"epoch {metrics['epoch']}/{epochs}: train loss {metrics['train_loss']:.4f}, "
+        f"test loss {metrics['test_loss']:.4f}, test accuracy {metrics['test_accuracy']:.2%}, "
+        f"{metrics['images_per_s']:.0f} images/s",
+        flush=True,
     )
-    together = (
-        "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
-    )  # started by torchrun
-    if together:
-        distributed.init_process_group()
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    first = training.processes()[0] == 0
 
-    def report(model: nn.Module, e: dict) -> None:
-        print(
-            f"epoch {e['epoch']}/{epochs}: train loss {e['train_loss']:.4f}, test loss {e['test_loss']:.4f}, "
-            f"test accuracy {e['test_accuracy']:.2%}, {e['images_per_s']:.0f} images/s",
-            flush=True,
-        )
 
+def print_record(record: dict[str, Any], out: Path) -> None:
+    print(
+        f"{record['parameters']:,} parameters, test accuracy {record['test_accuracy']:.2%} "
+        f"in {record['wall_s']:.0f} s; record in {out / 'result.json'}"
+    )
+
+
+def say_interrupted(out: Path) -> str:
+    """What Ctrl-C leaves."""
+    if (out / loop.CHECKPOINT).exists():
+        return f"stopped; `--resume` goes on after the last whole epoch in {out}"
+    return "stopped; no epoch was whole yet"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains as the arguments say, by default those of the command line."""
+    options = vars(parser().parse_args(arguments))
+    out = Path(options["out"] or "runs/{preset}-{mlp}-seed{seed}".format(**options))
+
+    def report(model: nn.Module, metrics: loop.Metrics) -> None:
+        print_epoch(metrics, options["epochs"])
+
+    joined = join_processes()
+    rank, _ = loop.processes()
     try:
-        record = training.train(**options | {"out": out, "on_epoch": report})
-    except (
-        training.TrainingDiverged,
-        ValueError,
-        RuntimeError,
-        OSError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+        record = loop.train(**options | {"out": out, "on_epoch": report})
+    except EXPECTED_ERRORS as error:
         sys.exit(f"katlib.train: {error}")
     except KeyboardInterrupt:
-        whole = (Path(out) / "checkpoint.safetensors").exists()
-        sys.exit(
-            "\nkatlib.train: stopped; "
-            + (
-                f"`--resume` goes on after the last whole epoch in {out}"
-                if whole
-                else "no epoch was whole yet"
-            )
-        )
+        sys.exit(f"\nkatlib.train: {say_interrupted(out)}")
     finally:
-        if together:
+        if joined:
             distributed.destroy_process_group()
-    if first:
-        print(
-            f"{record['parameters']:,} parameters, test accuracy {record['test_accuracy']:.2%} in {record['wall_s']:.0f} s; "
-            f"record in {Path(out) / 'result.json'}"
-        )
+    if rank == 0:
+        print_record(record, out)
 
 
 if __name__ == "__main__":

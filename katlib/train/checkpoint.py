@@ -1,65 +1,107 @@
-"""Checkpoints that are whole or absent: weights, optimizer and progress in one safetensors file."""
+"""Checkpoints that are whole or absent: weights, optimizer and progress in one safetensors file.
+
+The tensors are `model.NAME`, `optimizer.INDEX.NAME` and, if the weights are averaged,
+`average.NAME` and `steps`. The header's `state` is JSON.
+"""
+
+from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+
+from katlib.files import write_whole
+from katlib.train.recipe import Average
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict, average=None
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    average: Average | None = None,
 ) -> None:
-    """Weights, optimizer, the average of the weights (`katlib.train.recipe.Average`) if there is one, and `state` (as JSON in the header) in one
-    safetensors file, written aside and then renamed: whenever the process is killed, `path` holds a whole checkpoint or the one before it."""
+    """Writes a checkpoint.
+
+    Whenever the process is killed, `path` holds a whole checkpoint: this one or the one before.
+
+    Args:
+        path: the file.
+        model, optimizer: what is trained, and by what.
+        state: the progress; anything that JSON can hold.
+        average: of the model's weights, if there is one.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for i, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{name}": value for name, value in values.items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     if average is not None:
-        tensors |= {
-            f"average.{name}": value for name, value in average.model.state_dict().items()
-        } | {"steps": torch.tensor(average.steps)}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-            temporary,
-            {"state": json.dumps(state)},
-        )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        averaged = average.model.state_dict()
+        tensors |= {f"average.{name}": value for name, value in averaged.items()}
+        tensors["steps"] = torch.tensor(average.steps)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with write_whole(path) as temporary:
+        save_file(tensors, temporary, {"state": json.dumps(state)})
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, average=None
-) -> dict:
-    """Puts a checkpoint's weights into the model, the optimizer and the average, in place; returns its state."""
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: Average | None = None,
+) -> dict[str, Any]:
+    """Puts a checkpoint's weights into the model, the optimizer and the average, in place.
+
+    Returns:
+        The state that was saved with them.
+
+    Raises:
+        ValueError: the file is no checkpoint of `katlib.train`.
+    """
+    state = load_state(path)
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        state = json.loads(file.metadata()["state"])
-
-    def part(prefix: str) -> dict:
-        return {
-            name.removeprefix(prefix): value
-            for name, value in tensors.items()
-            if name.startswith(prefix)
-        }
-
-    model.load_state_dict(part("model."))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model.load_state_dict(_part(tensors, "model."))
     if average is not None and "steps" in tensors:
-        average.model.load_state_dict(part("average."))
-        average.steps = tensors["steps"].item()
+        average.model.load_state_dict(_part(tensors, "average."))
+        average.steps = int(tensors["steps"])
     if optimizer is not None:
-        saved: dict[int, dict] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, i, key = name.split(".")
-                saved.setdefault(int(i), {})[key] = value
-        optimizer.load_state_dict(
-            {"state": saved, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
+        _load_optimizer(optimizer, _part(tensors, "optimizer."))
     return state
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint's header; the tensors are not read.
+
+    Raises:
+        ValueError: the file is no checkpoint of `katlib.train`.
+    """
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+    if "state" not in header:
+        raise ValueError(f"{path} is not a checkpoint of katlib.train: its header has no state")
+    return json.loads(header["state"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, under the rest of their names."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Sets the optimizer's state from tensors that are named INDEX.NAME."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".")
+        states.setdefault(int(index), {})[key] = value
+    # the groups hold the hyperparameters, which are those of this run
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})

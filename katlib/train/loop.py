@@ -1,31 +1,32 @@
-"""Trains a KAT, or its twin with MLPs, on CIFAR-10: one readable loop and its command line.
+"""Trains a KAT, or its twin with MLPs, on CIFAR-10.
 
     python -m katlib.train --preset cifar-nano --mlp grkan --epochs 3 --seed 0 --out runs/kat
     torchrun --nproc-per-node 8 -m katlib.train --preset cifar-base --epochs 100
 
-Everything random in an epoch - the order of the images, their augmentation, dropout - follows from the seed and the epoch's number, so
-a run that was stopped and resumed gives the same numbers as one that was not. Several processes share each batch: they take the steps
-that one process would take.
+Everything random in an epoch (the order of the images, their augmentation, dropout) follows from
+the seed and the epoch's number, so a run that was stopped and resumed gives the same numbers as one
+that was not. Several processes share each batch: they take the steps that one process would take.
 """
+
+from __future__ import annotations
 
 import json
 import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
-from datetime import date
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from katlib.files import write_json
-from katlib.provenance import device_name, git_commit
-from katlib.train.checkpoint import load_checkpoint, save_checkpoint
+from katlib.files import write_json, write_text
+from katlib.train.checkpoint import load_checkpoint, load_state, save_checkpoint
 from katlib.train.data import CIFAR10, load_cifar10, normalize
 from katlib.train.recipe import (
     PRESETS,
@@ -36,76 +37,23 @@ from katlib.train.recipe import (
     learning_rate,
     prepare,
 )
-from katlib.train.record import learned_activations
+from katlib.train.record import final_record
+from katlib.vit import VisionTransformer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+CHECKPOINT = "checkpoint.safetensors"
+
+# the metrics of an epoch, a line of metrics.jsonl
+Metrics = dict[str, Any]
 
 
 class TrainingDiverged(FloatingPointError):
-    """A loss or gradient was not finite; the message names the step and the first layer where it happened."""
+    """A loss or gradient was not finite.
 
-
-def processes() -> tuple[int, int]:
-    """This process's rank and the number of processes that train together."""
-    return (
-        (distributed.get_rank(), distributed.get_world_size())
-        if distributed.is_available() and distributed.is_initialized()
-        else (0, 1)
-    )
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500
-) -> tuple[float, float]:
-    """Mean cross-entropy in nats and accuracy as a fraction, over uint8 images (N, 3, 32, 32) on the model's device. Several processes
-    share the work."""
-    rank, world = processes()
-    was_training = model.training
-    model.eval()
-    sums = torch.zeros(2, dtype=torch.float64)  # loss, correct
-    for x, y in list(zip(images.split(batch_size), labels.split(batch_size)))[rank::world]:
-        logits = model(normalize(x)).float()
-        sums += torch.tensor(
-            [
-                F.cross_entropy(logits, y, reduction="sum").item(),
-                (logits.argmax(1) == y).sum().item(),
-            ]
-        )
-    model.train(was_training)
-    if world > 1:
-        sums = sums.to(images.device)
-        distributed.all_reduce(sums)
-    loss, correct = (sums / len(labels)).tolist()
-    return loss, correct
-
-
-def first_nonfinite(model: nn.Module, x: Tensor) -> str:
-    """The name of the first layer whose output is not finite, or of the first parameter whose gradient is not."""
-    found: list[str] = []
-    hooks = [
-        module.register_forward_hook(
-            lambda m, i, out, name=name: found.append(name) if not out.isfinite().all() else None
-        )
-        for name, module in model.named_modules()
-        if not list(module.children())
-    ]
-    with torch.no_grad():
-        model(x)
-    for hook in hooks:
-        hook.remove()
-    gradients = [
-        f"the gradient of {name}"
-        for name, p in model.named_parameters()
-        if p.grad is not None and not p.grad.isfinite().all()
-    ]
-    return (found + gradients + ["the loss"])[0]
-
-
-def _tensorboard(folder: Path):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ImportError("tensorboard=True needs TensorBoard: pip install tensorboard") from None
-    return SummaryWriter(folder)
+    The message names the step and the first layer where it happened.
+    """
 
 
 def train(
@@ -120,12 +68,12 @@ def train(
     data: CIFAR10 | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
-    on_epoch: Callable[[nn.Module, dict], None] | None = None,
+    on_epoch: Callable[[nn.Module, Metrics], object] | None = None,
     compile: bool = False,
     tensorboard: bool = False,
-    **recipe,
-) -> dict:
-    """Trains one model and returns its record, the dictionary that `results/*.json` hold.
+    **recipe: Any,
+) -> dict[str, Any]:
+    """Trains one model.
 
     Args:
         preset: a name in `katlib.train.recipe.PRESETS`, or a `Config`.
@@ -133,173 +81,486 @@ def train(
         epochs: passes over the training images; the learning-rate schedule ends with the last.
         seed: of weights, order and augmentation.
         limit, test_limit: use the first so many training and test images; None for all.
-        out: folder for `metrics.jsonl` (a line an epoch), `checkpoint.safetensors` and `result.json`; None keeps nothing.
+        out: folder for `metrics.jsonl` (one line for each epoch), `checkpoint.safetensors` and
+            `result.json`; None keeps nothing.
         resume: go on from the checkpoint in `out`, if there is one.
         data: default: `load_cifar10()`.
-        device: default: the GPU if there is one, else the CPU. On a GPU the model computes in bfloat16 under autocast.
+        device: default: the GPU if there is one, else the CPU. On a GPU the model computes in
+            bfloat16 under autocast.
         progress: show a bar for each epoch.
         on_epoch: called after each epoch with the model that was evaluated and the epoch's metrics.
         compile: `torch.compile` the model.
         tensorboard: write the metrics for TensorBoard, too, into `out`.
-        recipe: fields of `Config`, instead of the preset's: `groups=4`, `lr=2e-3`.
+        recipe: values of the config instead of the preset's, under their flat names (see
+            `Config.replace`): `groups=4`, `lr=2e-3`.
+
+    Returns:
+        The run's record, the dictionary that `results/*.json` hold.
 
     Raises:
-        ValueError: an unknown preset or field, or a checkpoint of another run in `out`.
+        ValueError: an unknown preset or field, a value that is not allowed, or a checkpoint of
+            another run in `out`.
         TrainingDiverged: a loss or gradient that is not finite.
-        OSError: `out` cannot be written, say because the disk is full; the last checkpoint there is whole.
+        OSError: `out` cannot be written, say because the disk is full; the last checkpoint there is
+            whole.
+
+    Example:
+        >>> from katlib.train import train
+        >>> record = train("cifar-pico", epochs=1, limit=256, test_limit=100, progress=False)
+        >>> record["parameters"], len(record["epochs"])
+        (214522, 1)
     """
+    _check_arguments(preset, epochs, limit, test_limit, out, resume or tensorboard)
+    rank, world = processes()
+    config = _choose_config(preset, mlp, recipe, world)
+    device = _choose_device(device)
+    show_progress = progress and rank == 0
+    # before the data are read, so that a model that cannot be is told at once
+    model = _new_model(config, seed, device)
+    data = _select(data or load_cifar10(progress=show_progress), limit, test_limit, device)
+    run = Run(
+        config=config,
+        preset=preset if isinstance(preset, str) else "custom",
+        epochs=epochs,
+        seed=seed,
+        data=data,
+        device=device,
+        model=model,
+        network=_network(model, device, world, compile),
+        optimizer=build_optimizer(model, config),
+        average=Average(model, config.ema) if config.ema else None,
+        folder=Path(out) if out else None,
+        show_progress=show_progress,
+        rank=rank,
+        world=world,
+    )
+    if resume:
+        _resume(run)
+    _start_files(run, tensorboard)
+    for epoch in range(len(run.history), epochs):
+        run.history.append(_run_epoch(run, epoch))
+        _store_epoch(run)
+        if on_epoch is not None and rank == 0:
+            on_epoch(run.evaluated_model, run.history[-1])
+    return _finish(run)
+
+
+@dataclass
+class Run:
+    """What the steps of one training run share.
+
+    Attributes:
+        config: the model and its recipe.
+        preset: the name of the preset, or "custom".
+        epochs, seed: as given to `train`.
+        data: the images that are used, on the device.
+        device: where the model computes.
+        model: what is trained.
+        network: the model as it is called in training, compiled or shared by processes; it has the
+            same parameters.
+        optimizer: of the model.
+        average: of the model's weights, if they are averaged.
+        folder: where the run is kept, if it is.
+        show_progress: whether there is a bar for each epoch.
+        rank, world: this process's number, and the number of processes.
+        history: the metrics of the epochs so far.
+        writer: of TensorBoard's files, if they were asked for.
+    """
+
+    config: Config
+    preset: str
+    epochs: int
+    seed: int
+    data: CIFAR10
+    device: torch.device
+    model: VisionTransformer
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+    folder: Path | None
+    show_progress: bool
+    rank: int
+    world: int
+    history: list[Metrics] = field(default_factory=list)
+    writer: SummaryWriter | None = None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What was asked for; only a run of the same description goes on from a checkpoint."""
+        images = {
+            "train_images": len(self.data.train_images),
+            "test_images": len(self.data.test_images),
+        }
+        return {
+            "preset": self.preset,
+            "mlp": self.config.architecture.mlp,
+            "seed": self.seed,
+            "config": {**self.config.as_dict(), "epochs": self.epochs, **images},
+        }
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.data.train_images) / self.config.batch_size)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model with the averaged weights, if they are averaged."""
+        return self.model if self.average is None else self.average.model
+
+    @property
+    def written_folder(self) -> Path | None:
+        """The folder if this process writes into it: one does."""
+        return self.folder if self.rank == 0 else None
+
+
+# ---- before the first epoch
+
+
+def _check_arguments(
+    preset: str | Config,
+    epochs: int,
+    limit: int | None,
+    test_limit: int | None,
+    out: str | Path | None,
+    needs_out: bool,
+) -> None:
     if isinstance(preset, str) and preset not in PRESETS:
-        raise ValueError(
-            f"preset={preset!r} is not known; allowed are {', '.join(map(repr, PRESETS))}"
-        )
-    if (
-        epochs < 1
-        or (limit is not None and limit < 1)
-        or (test_limit is not None and test_limit < 1)
-    ):
+        names = ", ".join(map(repr, PRESETS))
+        raise ValueError(f"preset={preset!r} is not known; allowed are {names}")
+    counts = [epochs, *(count for count in (limit, test_limit) if count is not None)]
+    if min(counts) < 1:
         raise ValueError(
             f"epochs={epochs}, limit={limit}, test_limit={test_limit}; all must be 1 or more"
         )
-    if (resume or tensorboard) and out is None:
+    if needs_out and not out:
         raise ValueError("resume=True or tensorboard=True needs out=, the folder of the run")
-    if unknown := set(recipe) - {f.name for f in fields(Config)}:
-        raise ValueError(
-            f"{sorted(unknown)} are not fields of Config; it has {', '.join(f.name for f in fields(Config))}"
-        )
-    config = replace(PRESETS[preset] if isinstance(preset, str) else preset, **recipe)
-    rank, world = processes()
+
+
+def _choose_config(preset: str | Config, mlp: str, recipe: dict[str, Any], world: int) -> Config:
+    """The preset's config with the values that were given instead."""
+    config = PRESETS[preset] if isinstance(preset, str) else preset
+    config = config.replace(mlp=mlp, **recipe)
     if config.batch_size < world:
         raise ValueError(f"batch_size={config.batch_size} is too small for {world} processes")
-    device = torch.device(
-        device
-        or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
-    )
-    data = data or load_cifar10(progress=progress and rank == 0)
-    images, labels = (t[:limit].to(device) for t in (data.train_images, data.train_labels))
-    test_images, test_labels = (
-        t[:test_limit].to(device) for t in (data.test_images, data.test_labels)
-    )
+    return config
 
+
+def _choose_device(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for, else this process's GPU, else the CPU."""
+    if device:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        # torchrun numbers the processes of a machine
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    return torch.device("cpu")
+
+
+def _new_model(config: Config, seed: int, device: torch.device) -> VisionTransformer:
     torch.manual_seed(seed)
-    model = build_model(config, mlp).to(device)
-    optimizer = build_optimizer(model, config)
-    average = Average(model, config.ema) if config.ema else None
-    steps = math.ceil(len(images) / config.batch_size)  # in an epoch
-    run = {
-        "preset": preset if isinstance(preset, str) else "custom",
-        "mlp": mlp,
-        "seed": seed,
-        "config": json.loads(json.dumps(asdict(config)))
-        | {"epochs": epochs, "train_images": len(images), "test_images": len(test_images)},
+    return build_model(config).to(device)
+
+
+def _select(
+    data: CIFAR10, limit: int | None, test_limit: int | None, device: torch.device
+) -> CIFAR10:
+    """The first images of each split, on the device."""
+    return CIFAR10(
+        train_images=data.train_images[:limit].to(device),
+        train_labels=data.train_labels[:limit].to(device),
+        test_images=data.test_images[:test_limit].to(device),
+        test_labels=data.test_labels[:test_limit].to(device),
+        sha256=data.sha256,
+    )
+
+
+def _network(model: nn.Module, device: torch.device, world: int, compile: bool) -> nn.Module:
+    """The model, compiled if asked, and sharing its gradients if there are several processes."""
+    network = cast(nn.Module, torch.compile(model)) if compile else model
+    if world == 1:
+        return network
+    device_ids = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(network, device_ids)
+
+
+def _resume(run: Run) -> None:
+    """Goes on from the checkpoint in the run's folder, if there is one."""
+    assert run.folder is not None
+    path = run.folder / CHECKPOINT
+    if not path.exists():
+        return
+    # compared before weights are loaded, which might not even fit
+    state = load_state(path)
+    differences = _differences(state.get("run", {}), run.description)
+    if differences:
+        raise ValueError(f"{path} belongs to another run: {'; '.join(differences)}")
+    load_checkpoint(path, run.model, run.optimizer, run.average)
+    run.history = state["history"]
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """In what two descriptions of runs differ, a phrase for each field."""
+    old_values = old | old.get("config", {})
+    new_values = new | new["config"]
+    names = [name for name in new_values | old_values if name != "config"]
+    return [
+        f"{name} was {old_values.get(name, 'absent')}, now {new_values.get(name, 'absent')}"
+        for name in names
+        if old_values.get(name, "absent") != new_values.get(name, "absent")
+    ]
+
+
+def _start_files(run: Run, tensorboard: bool) -> None:
+    """Makes the folder, in which metrics.jsonl tells the epochs that the checkpoint holds."""
+    folder = run.written_folder
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_metrics(folder, run.history)
+    if tensorboard:
+        run.writer = _tensorboard(folder)
+
+
+def _tensorboard(folder: Path) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ImportError("tensorboard=True needs TensorBoard: pip install tensorboard") from None
+    return SummaryWriter(folder)
+
+
+# ---- an epoch
+
+
+def _run_epoch(run: Run, epoch: int) -> Metrics:
+    """Trains for one epoch, evaluates, and returns the metrics."""
+    started = time.perf_counter()
+    started_cpu = time.process_time()
+    train_loss, train_accuracy = _train_epoch(run, epoch)
+    train_seconds = time.perf_counter() - started
+    test_loss, test_accuracy = evaluate(
+        run.evaluated_model, run.data.test_images, run.data.test_labels
+    )
+    return {
+        "epoch": epoch + 1,
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "lr": run.optimizer.param_groups[0]["lr"],
+        "train_s": round(train_seconds, 3),
+        "images_per_s": round(len(run.data.train_images) / train_seconds, 1),
+        "cpu_s": round(time.process_time() - started_cpu, 3),
+        "wall_s": round(time.perf_counter() - started, 3),
     }
-    history: list[dict] = []
-    folder, checkpoint = (Path(out), Path(out) / "checkpoint.safetensors") if out else (None, None)
-    if resume and checkpoint.exists():
-        state = load_checkpoint(checkpoint, model, optimizer, average)
-        if state["run"] != run:
-            raise ValueError(
-                f"{checkpoint} belongs to another run: it is of {state['run']}, asked was {run}"
-            )
-        history = state["history"]
-    if out and rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
-    writer = _tensorboard(folder) if tensorboard and rank == 0 else None
-    network = torch.compile(model) if compile else model  # the same parameters
+
+
+def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
+    """Takes the steps of one epoch; returns mean loss and accuracy over the training images."""
+    epoch_seed = 1_000_003 * (run.seed + 1) + epoch
+    # dropout differs between processes; order and augmentation must not
+    torch.manual_seed(epoch_seed * run.world + run.rank)
+    generator = torch.Generator(run.device).manual_seed(epoch_seed)
+    images = len(run.data.train_images)
+    order = torch.randperm(images, generator=generator, device=run.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=run.device)
+    seen = 0
+    bar = tqdm(
+        order.split(run.config.batch_size),
+        desc=f"{run.config.architecture.mlp} epoch {epoch + 1}/{run.epochs}",
+        disable=not run.show_progress,
+        leave=False,
+    )
+    for index, batch in enumerate(bar):
+        sums += _train_step(run, epoch * run.steps_per_epoch + index, batch, generator)
+        seen += len(batch[run.rank :: run.world])
+        if index % 10 == 9 and run.show_progress:
+            loss, accuracy = (sums / seen).tolist()
+            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}")
+    if run.world > 1:
+        distributed.all_reduce(sums)
+    loss, accuracy = (sums / images).tolist()
+    return loss, accuracy
+
+
+def _train_step(run: Run, step: int, batch: Tensor, generator: torch.Generator) -> Tensor:
+    """One step of the optimizer.
+
+    Args:
+        run: the run.
+        step: its number in the whole run, from 0.
+        batch: indices of the images, of all processes together (B,).
+        generator: for the augmentation.
+
+    Returns:
+        The sum of the losses and the number of correct answers over this process's images (2,).
+    """
+    config = run.config
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(step, run.epochs * run.steps_per_epoch, config)
+    x, targets, labels = _own_part(run, step, batch, generator)
+    with _autocast(run.device):
+        logits = run.network(x)  # (B / world, 10)
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
+    run.optimizer.zero_grad(set_to_none=True)
+    # gradients are averaged over the processes: with this weight, to the mean over the batch
+    (loss * (len(labels) * run.world / len(batch))).backward()
+    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    # before the clipping, by which one NaN would spread to all gradients
+    if not (loss + norm).isfinite():
+        raise TrainingDiverged(_divergence(run, step, x, loss, norm))
+    if config.clip_grad > 0:
+        nn.utils.clip_grads_with_norm_(run.model.parameters(), config.clip_grad, norm)
+    run.optimizer.step()
+    if run.average is not None:
+        run.average.update(run.model)
+    correct = (logits.argmax(1) == labels).sum()
+    return torch.stack([loss.detach() * len(labels), correct])
+
+
+def _own_part(
+    run: Run, step: int, batch: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """This process's part of a batch: prepared images and targets, and the labels.
+
+    Every process prepares the whole batch, for mixing pairs its images.
+    """
+    labels = run.data.train_labels[batch]
+    images = run.data.train_images[batch]
+    x, targets = prepare(images, labels, run.config, generator, seed=step)
+    part = slice(run.rank, None, run.world)
+    return x[part], targets[part], labels[part]
+
+
+def _autocast(device: torch.device) -> AbstractContextManager:
+    """bfloat16 on a GPU."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+# ---- what is not finite
+
+
+def _divergence(run: Run, step: int, x: Tensor, loss: Tensor, norm: Tensor) -> str:
+    """The message of `TrainingDiverged`."""
+    epoch = step // run.steps_per_epoch + 1
+    return (
+        f"step {step} (epoch {epoch}): not finite in {first_nonfinite(run.model, x)}; "
+        f"loss {loss.item()}, gradient norm {norm.item()}. "
+        f"Try a smaller learning rate than {run.config.lr}."
+    )
+
+
+def first_nonfinite(model: nn.Module, x: Tensor) -> str:
+    """Where a model stops being finite.
+
+    Returns:
+        The name of the first layer whose output is not finite for the input x, or else of the first
+        parameter whose gradient is not, or else "the loss".
+    """
+    layer = _first_nonfinite_layer(model, x)
+    if layer is not None:
+        return layer
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return f"the gradient of {name}"
+    return "the loss"
+
+
+def _first_nonfinite_layer(model: nn.Module, x: Tensor) -> str | None:
+    names = {module: name for name, module in model.named_modules()}
+    found: list[str] = []
+
+    def check_output(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        if not output.isfinite().all():
+            found.append(names[module])
+
+    layers = [module for module in model.modules() if not list(module.children())]
+    hooks = [layer.register_forward_hook(check_output) for layer in layers]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return found[0] if found else None
+
+
+# ---- evaluation
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500
+) -> tuple[float, float]:
+    """Mean cross-entropy in nats and accuracy as a fraction; several processes share the work.
+
+    Args:
+        model: gives logits (B, classes) for normalised images.
+        images: uint8 (N, 3, 32, 32), on the model's device.
+        labels: int64 (N,), likewise.
+        batch_size: images in a forward pass.
+    """
+    rank, world = processes()
+    was_training = model.training
+    model.eval()
+    batches = list(zip(images.split(batch_size), labels.split(batch_size)))
+    loss_sum = 0.0
+    correct = 0.0
+    for x, y in batches[rank::world]:
+        logits = model(normalize(x)).float()
+        loss_sum += F.cross_entropy(logits, y, reduction="sum").item()
+        correct += (logits.argmax(1) == y).sum().item()
+    model.train(was_training)
+    sums = torch.tensor([loss_sum, correct], dtype=torch.float64)
     if world > 1:
-        network = nn.parallel.DistributedDataParallel(
-            network, [device] if device.type == "cuda" else None
-        )
+        sums = sums.to(images.device)
+        distributed.all_reduce(sums)
+    loss, accuracy = (sums / len(labels)).tolist()
+    return loss, accuracy
 
-    for epoch in range(len(history), epochs):
-        started, started_cpu = time.perf_counter(), time.process_time()
-        torch.manual_seed((1_000_003 * (seed + 1) + epoch) * world + rank)  # dropout
-        generator = torch.Generator(device).manual_seed(1_000_003 * (seed + 1) + epoch)
-        order = torch.randperm(len(images), generator=generator, device=device)
-        sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
-        bar = tqdm(
-            order.split(config.batch_size),
-            desc=f"{mlp} epoch {epoch + 1}/{epochs}",
-            disable=not progress or rank > 0,
-            leave=False,
-        )
-        for i, batch in enumerate(bar):
-            step = epoch * steps + i
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, epochs * steps, config)
-            x, targets = prepare(
-                images[batch], labels[batch], config, generator, seed=step
-            )  # the whole batch, then this process's part of it
-            x, targets, y = (t[rank::world] for t in (x, targets, labels[batch]))
-            with torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext():
-                logits = network(x)  # (B, 10)
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            (
-                loss * (len(y) * world / len(batch))
-            ).backward()  # averaged over processes: the batch's mean
-            norm = nn.utils.get_total_norm(
-                [p.grad for p in model.parameters() if p.grad is not None]
-            )
-            if not (loss + norm).isfinite():
-                raise TrainingDiverged(
-                    f"step {step} (epoch {epoch + 1}): not finite in {first_nonfinite(model, x)}; loss {loss.item()}, "
-                    f"gradient norm {norm.item()}. Try a smaller learning rate than {config.lr}."
-                )
-            nn.utils.clip_grads_with_norm_(
-                model.parameters(), config.clip_grad, norm
-            )  # after the check: a NaN norm would spread to all
-            optimizer.step()
-            if average:
-                average.update(model)
-            sums += torch.stack([loss.detach() * len(y), (logits.argmax(1) == y).sum()])
-            if i % 10 == 9 and not bar.disable:
-                loss_mean, accuracy = (sums / (len(y) * (i + 1))).tolist()
-                bar.set_postfix(loss=f"{loss_mean:.3f}", accuracy=f"{accuracy:.1%}")
-        if world > 1:
-            distributed.all_reduce(sums)
-        train_loss, train_accuracy = (sums / len(order)).tolist()
-        train_seconds = time.perf_counter() - started
-        judged = average.model if average else model
-        test_loss, test_accuracy = evaluate(judged, test_images, test_labels)
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
-                "test_loss": test_loss,
-                "test_accuracy": test_accuracy,
-                "lr": optimizer.param_groups[0]["lr"],
-                "train_s": round(train_seconds, 3),
-                "images_per_s": round(len(order) / train_seconds, 1),
-                "cpu_s": round(time.process_time() - started_cpu, 3),
-                "wall_s": round(time.perf_counter() - started, 3),
-            }
-        )
-        if out and rank == 0:
-            save_checkpoint(checkpoint, model, optimizer, {"run": run, "history": history}, average)
-            with (folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(history[-1]) + "\n")
-        if writer:
-            for name, value in history[-1].items():
-                writer.add_scalar(name, value, epoch + 1)
-            writer.flush()
-        if on_epoch and rank == 0:
-            on_epoch(judged, history[-1])
 
-    record = run | {
-        "epochs": history,
-        "test_accuracy": history[-1]["test_accuracy"],
-        "wall_s": round(sum(e["wall_s"] for e in history), 1),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "processes": world,
-        "device_name": device_name(device),
-        "torch": torch.__version__,
-        "commit": git_commit(),
-        "date": date.today().isoformat(),
-        "data_sha256": data.sha256,
-        "activations": learned_activations(average.model if average else model),
-    }
-    if out and rank == 0:
+def processes() -> tuple[int, int]:
+    """This process's rank and the number of processes that train together."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+# ---- what is kept
+
+
+def _store_epoch(run: Run) -> None:
+    """Writes the checkpoint and the metrics of the last epoch."""
+    folder = run.written_folder
+    if folder is None:
+        return
+    state = {"run": run.description, "history": run.history}
+    save_checkpoint(folder / CHECKPOINT, run.model, run.optimizer, state, run.average)
+    _write_metrics(folder, run.history)
+    if run.writer is not None:
+        metrics = run.history[-1]
+        for name, value in metrics.items():
+            run.writer.add_scalar(name, value, metrics["epoch"])
+        run.writer.flush()
+
+
+def _write_metrics(folder: Path, history: list[Metrics]) -> None:
+    """metrics.jsonl: one line for each epoch."""
+    lines = [json.dumps(metrics) + "\n" for metrics in history]
+    write_text(folder / "metrics.jsonl", "".join(lines))
+
+
+def _finish(run: Run) -> dict[str, Any]:
+    """Returns the run's record and writes it to result.json."""
+    record = final_record(
+        run.description,
+        run.history,
+        run.evaluated_model,
+        device=run.device,
+        processes=run.world,
+        data_sha256=run.data.sha256,
+    )
+    folder = run.written_folder
+    if folder is not None:
         write_json(folder / "result.json", record)
+    if run.writer is not None:
+        run.writer.close()
     return record

@@ -1,104 +1,215 @@
-"""What is trained and how: the presets, the model and the optimizer that a `Config` describes, and what happens to a batch of images."""
+"""What is trained and how.
+
+A `Config` describes a model and its training; `PRESETS` are the named ones. This module makes the
+model and the optimizer of a config, the learning rate of a step and a batch of images.
+"""
+
+from __future__ import annotations
 
 import copy
+import json
 import math
 from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
+from katlib.architecture import Architecture
 from katlib.init import truncated_normal_
 from katlib.rational import GroupRational
 from katlib.train.data import augment, normalize
-from katlib.vit import VisionTransformer
+from katlib.vit import Block, VisionTransformer
+
+# the flat names of a config: flags of the command line, keywords of `train` and keys of a record's
+# `config`, in the record's order; and where a `Config` keeps each of them
+FLAT_NAMES = {
+    "patch_size": "architecture.patch_size",
+    "embed_dim": "architecture.embed_dim",
+    "depth": "architecture.depth",
+    "num_heads": "architecture.num_heads",
+    "mlp_ratio": "architecture.mlp_ratio",
+    "groups": "architecture.groups",
+    "numerator_groups": "architecture.numerator_groups",
+    "degrees": "architecture.degrees",
+    "act_init": "architecture.act_init",
+    "learned": "learned",
+    "weight_std": "weight_std",
+    "batch_size": "batch_size",
+    "lr": "lr",
+    "weight_decay": "weight_decay",
+    "warmup": "warmup",
+    "label_smoothing": "label_smoothing",
+    "clip_grad": "clip_grad",
+    "drop": "architecture.drop_rate",
+    "drop_path": "architecture.drop_path_rate",
+    "rand_augment": "rand_augment",
+    "magnitude": "magnitude",
+    "mixup": "mixup",
+    "cutmix": "cutmix",
+    "ema": "ema",
+}
+
+# the recipe's numbers, with the least and the largest that is allowed
+WHOLE_NUMBERS = {"batch_size": (1, math.inf), "rand_augment": (0, math.inf), "magnitude": (0, 30)}
+NUMBERS = {
+    "lr": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "warmup": (0, 1),
+    "label_smoothing": (0, 1),
+    "clip_grad": (0, math.inf),
+    "mixup": (0, math.inf),
+    "cutmix": (0, math.inf),
+    "ema": (0, 1),
+}
+
+# what the images of CIFAR-10 and their classes ask of a model
+CIFAR10_SIZES: dict[str, Any] = {"img_size": 32, "in_chans": 3, "num_classes": 10}
+
+NANO = Architecture(**CIFAR10_SIZES, patch_size=4, embed_dim=128, depth=4, num_heads=4)
 
 
 @dataclass(frozen=True)
 class Config:
-    """A model and its recipe; each field is a flag of `python -m katlib.train`. Those of the rational functions are without effect for an MLP."""
+    """A model for CIFAR-10 and the recipe of its training.
 
-    patch_size: int = 4
-    embed_dim: int = 128
-    depth: int = 4
-    num_heads: int = 4
-    mlp_ratio: float = 4.0
-    # the rational functions
-    groups: int | None = 8  # of denominators; None: one for each channel
-    numerator_groups: int | None = 1
-    degrees: tuple[int, int] = (5, 4)
-    act_init: tuple[str, str] = ("identity", "swish")
-    learned: bool = True  # False: the coefficients stay where they start
-    weight_std: float | None = None  # of the MLPs' matrices; None: variance-preserving
-    # the recipe
+    Args:
+        architecture: the model, for images of 32 x 32 pixels and 10 classes.
+        learned: whether the coefficients of the rational functions are trained; if not, they stay
+            where they start.
+        weight_std: standard deviation of the MLPs' initial matrices; None for the
+            variance-preserving one.
+        batch_size: images in a step, of all processes together.
+        lr: peak learning rate, between warm-up and cosine decay.
+        weight_decay: of AdamW, for matrices only.
+        warmup: the share of all steps in which the learning rate rises.
+        label_smoothing: the probability that is spread over all classes.
+        clip_grad: largest norm of the gradient; 0 for no clipping.
+        rand_augment: operations on an image (RandAugment, arXiv 1909.13719).
+        magnitude: of RandAugment, 0 to 30.
+        mixup: alpha of Beta(alpha, alpha) (arXiv 1710.09412); 0 for none.
+        cutmix: likewise (arXiv 1905.04899). With both, each batch takes one of the two.
+        ema: decay of a moving average of the weights, which is then what is evaluated; 0 for none.
+
+    Raises:
+        ValueError: a value of another type or out of range, or an architecture for other images.
+
+    Example:
+        >>> from katlib.train.recipe import Config
+        >>> config = Config(batch_size=64).replace(embed_dim=64, drop_path=0.1)
+        >>> config.batch_size, config.architecture.embed_dim, config.architecture.drop_path_rate
+        (64, 64, 0.1)
+    """
+
+    architecture: Architecture = NANO
+    learned: bool = True
+    weight_std: float | None = None
     batch_size: int = 128
-    lr: float = 1e-3  # the peak of warm-up and cosine decay
+    lr: float = 1e-3
     weight_decay: float = 0.05
-    warmup: float = 0.1  # share of all steps
+    warmup: float = 0.1
     label_smoothing: float = 0.1
     clip_grad: float = 1.0
-    drop: float = 0.0
-    drop_path: float = 0.0  # of the last block, rising linearly from 0
-    rand_augment: int = 0  # operations on an image (RandAugment, arXiv 1909.13719)
-    magnitude: int = 9  # of RandAugment, 0 to 30
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha) (arXiv 1710.09412)
-    cutmix: float = 0.0  # the same (arXiv 1905.04899); with both, each batch takes one of the two
-    ema: float = 0.0  # decay of an average of the weights, which is then what is evaluated; 0: none
+    rand_augment: int = 0
+    magnitude: int = 9
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self.architecture, name) for name in CIFAR10_SIZES}
+        if sizes != CIFAR10_SIZES:
+            raise ValueError(
+                f"the architecture has the sizes {sizes}; for CIFAR-10 they are {CIFAR10_SIZES}"
+            )
+        if not isinstance(self.learned, bool):
+            raise ValueError(f"learned={self.learned!r:.100}; allowed are True and False")
+        for name, (least, most) in WHOLE_NUMBERS.items():
+            _check_number(name, getattr(self, name), int, least, most)
+        for name, (least, most) in NUMBERS.items():
+            _check_number(name, getattr(self, name), (int, float), least, most)
+        if self.weight_std is not None:
+            _check_number("weight_std", self.weight_std, (int, float), 0, math.inf)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The flat names and their values, as JSON has them: lists instead of tuples.
+
+        Example:
+            >>> from katlib.train.recipe import Config
+            >>> list(Config().as_dict().items())[:2]
+            [('patch_size', 4), ('embed_dim', 128)]
+        """
+        values = {name: attrgetter(path)(self) for name, path in FLAT_NAMES.items()}
+        return json.loads(json.dumps(values))
+
+    def replace(self, mlp: str | None = None, **changes: Any) -> Config:
+        """A copy with some values changed, which are given by their flat names.
+
+        Args:
+            mlp: "grkan" or "mlp"; None leaves it as it is.
+            changes: `patch_size`, `lr` and the other keys of `as_dict`.
+
+        Raises:
+            ValueError: an unknown name, or a value that is not allowed.
+        """
+        unknown = sorted(set(changes) - set(FLAT_NAMES))
+        if unknown:
+            raise ValueError(f"{unknown} are not fields of Config; it has {', '.join(FLAT_NAMES)}")
+        of_architecture: dict[str, Any] = {} if mlp is None else {"mlp": mlp}
+        of_recipe: dict[str, Any] = {}
+        for name, value in changes.items():
+            owner, _, field = FLAT_NAMES[name].rpartition(".")
+            if owner:
+                of_architecture[field] = value
+            else:
+                of_recipe[field] = value
+        architecture = replace(self.architecture, **of_architecture)
+        return replace(self, architecture=architecture, **of_recipe)
 
 
-NANO = Config()
-PRESETS = {
-    "cifar-pico": replace(NANO, patch_size=8, embed_dim=64, num_heads=2),
-    "cifar-nano": NANO,
-    "cifar-small": replace(
-        NANO,
-        embed_dim=192,
-        depth=6,
-        num_heads=3,
-        batch_size=256,
-        drop_path=0.1,
-        rand_augment=1,
-        mixup=0.2,
-        cutmix=1.0,
-        ema=0.999,
+def _check_number(
+    name: str, value: Any, types: type | tuple[type, ...], least: float, most: float
+) -> None:
+    is_number = isinstance(value, types) and not isinstance(value, bool)
+    if is_number and least <= value <= most and value != math.inf:
+        return
+    numbers = "whole numbers" if types is int else "numbers"
+    limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
+    raise ValueError(f"{name}={value!r:.100}; allowed are {numbers}, {limit}")
+
+
+# the augmentation that the two larger models share
+_STRONG: dict[str, Any] = {"drop_path": 0.1, "mixup": 0.2, "cutmix": 1.0}
+
+PRESETS: dict[str, Config] = {
+    "cifar-pico": Config().replace(patch_size=8, embed_dim=64, num_heads=2),
+    "cifar-nano": Config(),
+    "cifar-small": Config(batch_size=256, rand_augment=1, ema=0.999).replace(
+        embed_dim=192, depth=6, num_heads=3, **_STRONG
     ),
-    "cifar-base": replace(
-        NANO,
-        embed_dim=256,
-        depth=12,
-        num_heads=4,
-        batch_size=512,
-        drop_path=0.1,
-        rand_augment=2,
-        mixup=0.2,
-        cutmix=1.0,
-        ema=0.9995,
+    "cifar-base": Config(batch_size=512, rand_augment=2, ema=0.9995).replace(
+        embed_dim=256, depth=12, num_heads=4, **_STRONG
     ),
 }
 
 
-def build_model(config: Config, mlp: str) -> VisionTransformer:
-    """The model of a preset; `mlp` is "grkan" for a KAT and "mlp" for its twin."""
-    model = VisionTransformer(
-        img_size=32,
-        patch_size=config.patch_size,
-        num_classes=10,
-        embed_dim=config.embed_dim,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_ratio,
-        mlp=mlp,
-        groups=config.groups,
-        numerator_groups=config.numerator_groups,
-        degrees=tuple(config.degrees),
-        act_init=config.act_init,
-        drop_rate=config.drop,
-        drop_path_rate=config.drop_path,
-    )
-    for block in model.blocks if config.weight_std is not None else ():
-        for linear in (block.mlp.fc1, block.mlp.fc2):
-            truncated_normal_(linear.weight, config.weight_std)
+def build_model(config: Config, mlp: str | None = None) -> VisionTransformer:
+    """The model of a config, with new weights.
+
+    Args:
+        config: its architecture, and how the weights and coefficients of its MLPs start.
+        mlp: "grkan" for a KAT, "mlp" for its twin; None for what the config's architecture says.
+    """
+    architecture = config.replace(mlp=mlp).architecture
+    model = VisionTransformer(**architecture.as_dict())
+    if config.weight_std is not None:
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            truncated_normal_(block.mlp.fc1.weight, config.weight_std)
+            truncated_normal_(block.mlp.fc2.weight, config.weight_std)
     for module in model.modules():
         if isinstance(module, GroupRational):
             module.requires_grad_(config.learned)
@@ -106,13 +217,24 @@ def build_model(config: Config, mlp: str) -> VisionTransformer:
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW whose weight decay spares biases, norms, embeddings and the coefficients of rational functions: only matrices decay."""
-    spared = {
-        id(p) for m in model.modules() if isinstance(m, GroupRational) for p in m.parameters()
+    """AdamW whose weight decay pulls at matrices only.
+
+    It spares biases, norms, embeddings and the coefficients of rational functions.
+    """
+    coefficients = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, GroupRational)
+        for parameter in module.parameters()
     }
-    learned = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in learned if p.ndim in (2, 4) and id(p) not in spared]
-    others = [p for p in learned if not (p.ndim in (2, 4) and id(p) not in spared)]
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        # 4: a convolution's matrix, such as the patch embedding's
+        is_matrix = parameter.ndim in (2, 4) and id(parameter) not in coefficients
+        (matrices if is_matrix else others).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": config.weight_decay},
@@ -125,11 +247,18 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, steps: int, config: Config) -> float:
-    """Linear warm-up to `config.lr`, then a cosine down to 0 at step `steps`."""
+    """The learning rate of a step: linear warm-up to `config.lr`, then a cosine down to 0.
+
+    Args:
+        step: from 0.
+        steps: of the whole training; the cosine reaches 0 at step number `steps`.
+        config: its `lr` and `warmup`.
+    """
     warmup = max(1, round(config.warmup * steps))
     if step < warmup:
         return config.lr * (step + 1) / warmup
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    angle = math.pi * (step - warmup) / max(1, steps - warmup)
+    return config.lr * 0.5 * (1 + math.cos(angle))
 
 
 def prepare(
@@ -142,43 +271,66 @@ def prepare(
 ) -> tuple[Tensor, Tensor]:
     """A batch as the model gets it: augmented, normalised, mixed.
 
+    The same generator and seed give the same batch in every process.
+
     Args:
         images, labels: uint8 (B, 3, 32, 32) and int64 (B,), on the device that computes.
+        config: its RandAugment, mixup and CutMix.
         generator: of that device, for shifts and mirror images.
-        seed: for all else that is random here. The same generator and seed give the same batch in every process.
+        seed: for all else that is random here.
+        classes: number of classes.
 
     Returns:
-        Images float32 (B, 3, 32, 32), and either the labels or, mixed, the classes' probabilities (B, classes).
+        Images float32 (B, 3, 32, 32), and either the labels or, mixed, the classes' probabilities
+        (B, classes).
     """
-    with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's global generator
+    # torchvision draws from the CPU's global generator, which is put back afterwards
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if config.rand_augment:
-            transform = v2.RandAugment(
-                config.rand_augment, config.magnitude
-            )  # one draw for each 16 images
-            images = torch.cat([transform(part) for part in images.split(16)])
+            images = _rand_augment(images, config)
         x = augment(normalize(images), generator)
-        mixers = [
-            kind(alpha=alpha, num_classes=classes)
-            for kind, alpha in ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
-            if alpha > 0
-        ]
+        mixers = _mixers(config, classes)
         if mixers:
             x, labels = v2.RandomChoice(mixers)(x, labels)
     return x, labels
 
 
+def _rand_augment(images: Tensor, config: Config) -> Tensor:
+    """RandAugment; torchvision draws once a call, so that 16 images share their operations."""
+    transform = v2.RandAugment(config.rand_augment, config.magnitude)
+    return torch.cat([transform(part) for part in images.split(16)])
+
+
+def _mixers(config: Config, classes: int) -> list[nn.Module]:
+    mixers: list[nn.Module] = []
+    if config.mixup > 0:
+        mixers.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
+    if config.cutmix > 0:
+        mixers.append(v2.CutMix(alpha=config.cutmix, num_classes=classes))
+    return mixers
+
+
 class Average:
-    """An exponential moving average of a model's weights, the copy `model` of which is evaluated. The decay of step t is (1 + t) / (10 + t), up to `decay`, so that
-    the first weights are soon forgotten."""
+    """An exponential moving average of a model's weights.
+
+    The decay of step t is (1 + t) / (10 + t), up to `decay`, so that the first weights are soon
+    forgotten.
+
+    Attributes:
+        model: a copy of the model, with the averaged weights.
+        steps: number of updates.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
-        self.model, self.decay, self.steps = copy.deepcopy(model).requires_grad_(False), decay, 0
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.steps = 0
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        """Moves the average towards the weights of `model`."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        get_ema_multi_avg_fn(decay)(
-            list(self.model.parameters()), list(model.parameters()), self.steps
-        )
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.model.parameters()), list(model.parameters()), self.steps)

@@ -106,7 +106,7 @@ def trained():
     data = draw_tiny()
     kept = {}
     train(
-        Config(patch_size=8, embed_dim=48, depth=2, num_heads=2, batch_size=16, lr=1e-2),
+        Config().replace(patch_size=8, embed_dim=48, depth=2, num_heads=2, batch_size=16, lr=1e-2),
         "mlp",
         epochs=10,
         data=data,

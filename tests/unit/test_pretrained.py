@@ -267,7 +267,7 @@ def trained(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("train")
     weights = {}
     train(
-        Config(patch_size=8, embed_dim=24, depth=2, num_heads=3, ema=request.param),
+        Config(ema=request.param).replace(patch_size=8, embed_dim=24, depth=2, num_heads=3),
         epochs=1,
         data=draw_tiny(),
         progress=False,

@@ -25,7 +25,7 @@ from katlib.book.recorder import (
 from katlib.train import train
 from katlib.train.recipe import Config, build_model
 
-SMALL = Config(patch_size=8, embed_dim=16, depth=2, num_heads=2, batch_size=16, lr=3e-3)
+SMALL = Config().replace(patch_size=8, embed_dim=16, depth=2, num_heads=2, batch_size=16, lr=3e-3)
 NAMES = [f"blocks.{block}.mlp.act{act}" for block in (0, 1) for act in (1, 2)]
 
 
