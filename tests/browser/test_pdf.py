@@ -1,13 +1,9 @@
 """`make pdf`: the book as one page, and that page on paper."""
 
 import re
-import sys
-from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book" / "_ext"))
 import pdf
+import pytest
 
 ANCHOR = r'\sid="([^"]+)"'
 

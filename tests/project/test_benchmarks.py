@@ -16,20 +16,18 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-import torch
-
-from katlib.book.results import FOLDER
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import gpu
 import inference
 import kernel
 import model
 import publish
+import pytest
 import scale
 import study
 import timing
+import torch
+
+from katlib.book.results import FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

@@ -12,18 +12,16 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import convnet
+import export
+import gpt
+import loop
 import pytest
 import torch
 from tiny import draw_tiny
 from torch.testing import assert_close
 
 import katlib
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-import convnet
-import export
-import gpt
-import loop
 
 ROOT = Path(__file__).resolve().parents[2]
 FOX = "the quick brown fox jumps over the lazy dog\n" * 200

@@ -4,19 +4,15 @@ The runs that are stored of it are complete.
 """
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
+import study
 import torch
 from torch import nn
 
 from katlib.book.results import FOLDER, stored_runs
 from katlib.book.statistics import Comparison, compare
 from katlib.train.recipe import PRESETS, build_model
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import study
 
 PRESET = "cifar-pico"
 DATA_SHA256 = "32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493"
