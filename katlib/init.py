@@ -11,6 +11,7 @@ This gain is a factor of the variance. `torch.nn.init.calculate_gain` returns it
 factor of the standard deviation.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ Activation = str | Callable[[Tensor], Tensor] | GroupRational
 NODES = 100
 
 
+@functools.cache
 def gauss_hermite() -> tuple[Tensor, Tensor]:
     """Nodes z and weights w, both (NODES,) float64: E[f(z)] = sum w f(z) for z ~ N(0, 1)."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
