@@ -68,7 +68,7 @@ def compare(runs: list[dict], to: str = "kat") -> list[Comparison]:
 
     Raises:
         ValueError: there are no runs of `to`, or a condition shares fewer than two seeds with it.
-        ImportError: scipy, of katlib's extra `book`, is missing.
+        ImportError: scipy, of katlib's extra `notebooks`, is missing.
     """
     runs_by_seed: dict[str, dict[int, dict]] = {}
     for run in runs:
@@ -117,8 +117,8 @@ def _compare_condition(
 
 def _paired_test(first: list[float], second: list[float]) -> tuple[float, float, float]:
     """Student's paired t-test: the 95% interval of the mean of first - second, and p."""
-    # scipy comes with the extra `book`, and most chapters do without it
-    require("book", "scipy")
+    # most chapters do without scipy
+    require("notebooks", "scipy")
     from scipy import stats
 
     test = stats.ttest_rel(first, second)

@@ -16,6 +16,8 @@ from katlib.fit import max_error
 from katlib.rational import RELEASED_GELU
 from katlib.spline import bspline_basis
 
+pytestmark = pytest.mark.book
+
 ROOT = Path(__file__).resolve().parents[2]
 RATIONAL = "book/intro.html"
 SPLINE = "notebooks/02_kan_from_scratch.html"

@@ -5,6 +5,8 @@ import re
 import pdf
 import pytest
 
+pytestmark = pytest.mark.book
+
 ANCHOR = r'\sid="([^"]+)"'
 
 

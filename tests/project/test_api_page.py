@@ -37,11 +37,13 @@ def public_methods(name):
     }
 
 
+@pytest.mark.book
 @pytest.mark.parametrize("name", katlib.__all__)
 def test_every_public_name_is_on_the_page_with_its_methods(page, name):
     assert {f"katlib.{path}" for path in {name} | public_methods(name)} <= entries(page)
 
 
+@pytest.mark.book
 def test_every_entry_exists(page):
     methods = set().union(*map(public_methods, katlib.__all__))
     for path in entries(page) - {f"katlib.{name}" for name in methods}:
@@ -50,6 +52,7 @@ def test_every_entry_exists(page):
         assert hasattr(importlib.import_module(module), name), path
 
 
+@pytest.mark.book
 def test_the_page_has_no_errors(page):
     assert "system-message" not in page
     assert "problematic" not in page

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.book
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "_build" / "html" / "book"
 RESULTS = ROOT / "results"

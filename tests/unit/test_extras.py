@@ -105,7 +105,7 @@ runs = [
 ]
 compare(runs)
 """
-    assert_names_the_extra(run_without(("scipy",), code), "scipy", "book")
+    assert_names_the_extra(run_without(("scipy",), code), "scipy", "notebooks")
 
 
 @pytest.mark.slow
