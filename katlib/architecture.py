@@ -1,20 +1,23 @@
 """What a Vision Transformer or KAT is made of: one dataclass, checked before anything is built.
 
 The model, the training presets, saved files and timm's registry all describe a model by an
-`Architecture`. It is cheap to make, so a file or a command line that asks for something impossible
-gets one sentence at once and no allocation.
+`Architecture`. It is cheap to make, so a file or a command line that asks for impossible sizes gets
+one sentence at once, before memory is taken.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 MLPS = ("grkan", "mlp")
+RATIONAL_ARGUMENTS = ("groups", "act_init", "degrees", "numerator_groups")
 
-# far above any ViT that has been trained (22 billion parameters, 48 blocks), far below what hangs
+# far above any ViT that has been trained (22 billion parameters, 48 blocks), but small enough that
+# making the modules does not seem to hang
 MAX_SIZE = 10**6
 MAX_MLP_RATIO = 1000
 MAX_DEPTH = 1000
@@ -34,11 +37,11 @@ class Architecture:
         mlp_ratio: hidden width of the MLP, in units of embed_dim.
         mlp: "grkan" for a KAT, "mlp" for a ViT.
         groups, numerator_groups: of the rational functions; divisors of embed_dim and of the hidden
-            width, or None for one function for each channel. The last four have no effect for
-            mlp="mlp".
+            width, or None for one function for each channel.
         act_init: where the two rational functions of a block start, see
             `katlib.rational.initial_coefficients`.
-        degrees: (m, n), the degrees of numerator and denominator.
+        degrees: (m, n), the degrees of numerator and denominator. The four arguments of the
+            rational functions have no effect for mlp="mlp".
         drop_rate: dropout after the embedding and within the MLPs.
         drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the
             last.
@@ -77,9 +80,12 @@ class Architecture:
         _check_int("depth", self.depth, 1, MAX_DEPTH)
         for name in ("drop_rate", "drop_path_rate"):
             _check_number(name, getattr(self, name), 0, 1)
+        if self.drop_path_rate == 1:
+            raise ValueError("drop_path_rate=1 would always drop the last block; allowed is less")
         _check_number("mlp_ratio", self.mlp_ratio, 0, MAX_MLP_RATIO)
         if self.mlp not in MLPS:
-            raise ValueError(f"mlp={self.mlp!r} is not known; allowed are 'grkan' and 'mlp'")
+            allowed = " and ".join(map(repr, MLPS))
+            raise ValueError(f"mlp={self.mlp!r} is not known; allowed are {allowed}")
         _check_divides("patch_size", self.patch_size, "img_size", self.img_size)
         _check_divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
         if self.hidden_features < 1:
@@ -122,6 +128,19 @@ class Architecture:
     def as_dict(self) -> dict[str, Any]:
         """The arguments of `VisionTransformer`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def as_json(self) -> dict[str, Any]:
+        """The arguments as JSON has them, with lists for tuples; for an MLP without those of the
+        rational functions.
+
+        Raises:
+            TypeError: a start in `act_init` that is neither a name nor a pair of lists.
+        """
+        arguments = self.as_dict()
+        if self.mlp == "mlp":
+            for name in RATIONAL_ARGUMENTS:
+                del arguments[name]
+        return json.loads(json.dumps(arguments))
 
     @property
     def hidden_features(self) -> int:

@@ -215,6 +215,10 @@ def _describe_as_kat(
             degrees=degrees,
             act_init=("identity", start),
         )
+        pretrained_cfg = getattr(kat, "pretrained_cfg", None)
+        if isinstance(pretrained_cfg, dict):
+            stated = {"architecture": cast(Any, kat).architecture.as_json()}
+            cast(Any, kat).pretrained_cfg = pretrained_cfg | stated
 
 
 def _convertible_mlps(model: nn.Module) -> dict[str, _Mlp]:

@@ -1,7 +1,7 @@
 """Files that are whole or absent, and one lock for what only one process should do.
 
-Everything that katlib writes goes through `write_whole`: a reader, a second process or a power cut
-never meets half a file.
+katlib writes its files through `write_whole`, so that a reader never meets half a file, even if the
+writer is killed or two processes write the same one.
 """
 
 import json
@@ -16,7 +16,7 @@ from filelock import FileLock
 
 @contextmanager
 def write_whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives the path of a temporary file to write; it becomes `path` when the block ends well.
+    """Gives the path of a temporary file to write; it becomes `path` if the block does not raise.
 
     The temporary file lies in the same folder, under a name that no other process or thread has, so
     that the final rename is atomic. If the block raises, it is removed and `path` stays as it was.

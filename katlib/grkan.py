@@ -19,11 +19,12 @@ from katlib.rational import GroupRational
 
 
 def as_linear_input(x: Tensor) -> Tensor:
-    """x in the type in which the linear layer will take it under autocast to bfloat16.
+    """x as bfloat16 if autocast is going to cast the linear layer's input to it, else x as it is.
 
     A norm's output is float32 under autocast. Casting it before the rational function and not after
-    halves the bytes that the function reads, writes and keeps for backward. It is not cast to
-    float16, whose largest number is 65,504: the function may bring larger inputs down.
+    halves the bytes that the function reads, writes and keeps for backward. Under autocast to
+    float16 x is left alone: an input above 65,504 would become infinite, and the function may well
+    map it to a small number.
     """
     device = x.device.type
     # there is no autocast on the meta device
@@ -43,8 +44,8 @@ class GRKAN(nn.Module):
         bias: whether the linear map has a bias.
         degrees, numerator_groups: of the rational function, see `GroupRational`.
 
-    Input (..., in_features), output (..., out_features), of the input's dtype. The weights start
-    variance-preserving (`katlib.init`): an input of N(0, 1) leaves with variance 1.
+    Input (..., in_features), output (..., out_features), of the input's dtype or of autocast's. The
+    weights start variance-preserving (`katlib.init`): an input of N(0, 1) leaves with variance 1.
 
     Raises:
         ValueError: groups that do not divide `in_features`, or an unknown `init`.

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from katlib.fit import resolve_target
 from katlib.rational import GroupRational, rational_reference
 
-# what stands before a linear layer: a name in `katlib.fit.TARGETS`, a function, or a module
+# What can stand before a linear layer: a name in `katlib.fit.TARGETS`, a function of a tensor, or a
+# learned activation
 Activation = str | Callable[[Tensor], Tensor] | GroupRational
 
 # of the Gauss-Hermite rule, which is exact for polynomials up to degree 199
@@ -94,8 +95,8 @@ def variance_preserving_(linear: nn.Linear, activation: Activation = "identity")
 def truncated_normal_(weight: Tensor, std: float) -> Tensor:
     """Draws `weight` from N(0, std^2), cut at 6 std, in place; returns it.
 
-    Unlike `torch.nn.init.trunc_normal_`, which draws other numbers since a version after 2.11, it
-    gives the same numbers for a seed in every version of torch.
+    A seed gives the same numbers in every version of torch. `torch.nn.init.trunc_normal_` does not:
+    torch 2.15 draws other numbers than torch 2.11.
     """
     uniform = weight.uniform_(-1, 1)
     return uniform.erfinv_().mul_(std * math.sqrt(2)).clamp_(-6 * std, 6 * std)

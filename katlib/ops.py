@@ -10,9 +10,9 @@ counts that divide the channels. A gradient that is not asked for comes back as 
 
 CPU tensors go to `katlib.cpu`, CUDA tensors to `katlib.cuda`. On any other device, and where those
 cannot serve, `katlib.reference` runs. Autograd, `torch.compile`, `torch.export` and
-`torch.jit.trace` all see the operator, the transforms of `torch.func` an `autograd.Function` around
-it. Two things know only PyTorch's own operators, so they get the plain arithmetic of
-`katlib.reference` in its place: the export to ONNX, and a transform that is compiled.
+`torch.jit.trace` all see the operator. The transforms of `torch.func` see an `autograd.Function`
+that calls it. The export to ONNX, and a transform inside `torch.compile`, know only PyTorch's own
+operators, so they get the plain arithmetic of `katlib.reference` instead.
 """
 
 import math
@@ -160,7 +160,7 @@ LIBRARY.impl("rational_backward", _reference_backward_kernel, "CompositeExplicit
 
 
 def _check_groups(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
-    """The kernels would read out of bounds."""
+    """Raises a ValueError for groups with which the kernels would read out of bounds."""
     channels = x.shape[dim]
     if not all(len(c) and channels % len(c) == 0 for c in (numerator, denominator)):
         raise ValueError(

@@ -30,9 +30,6 @@ OURS: dict[str, Path] = {
     "kat-cifar10": Path(__file__).parent / "weights" / "kat-cifar10.safetensors"
 }
 
-# arguments of a model that say nothing for mlp="mlp"
-RATIONAL_ARGUMENTS = ("groups", "act_init", "degrees", "numerator_groups")
-
 
 def load_pretrained(
     name_or_path: str | os.PathLike, *, num_heads: int | None = None
@@ -138,7 +135,7 @@ def save_pretrained(
         )
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {
-        "architecture": _as_json(_architecture_to_save(model, state)),
+        "architecture": _architecture_to_save(model, state).as_json(),
         "mean": mean,
         "std": std,
         "classes": classes,
@@ -251,7 +248,7 @@ def _pretrained_cfg(
         "input_size": (architecture.in_chans, architecture.img_size, architecture.img_size),
         "source": name,
         "num_classes": architecture.num_classes,
-        "architecture": _as_json(architecture),
+        "architecture": architecture.as_json(),
         "mean": _channel_numbers("mean", cfg["mean"], name),
         "std": _channel_numbers("std", cfg["std"], name),
     }
@@ -306,12 +303,3 @@ def _plain_start(start: Any, degrees: tuple[int, int]) -> str | list[list[float]
     if isinstance(start, str):
         return start
     return [coefficients.tolist() for coefficients in initial_coefficients(start, degrees)]
-
-
-def _as_json(architecture: Architecture) -> dict[str, Any]:
-    """The arguments of the model as JSON has them: lists for tuples."""
-    arguments = architecture.as_dict()
-    if architecture.mlp == "mlp":
-        for name in RATIONAL_ARGUMENTS:
-            del arguments[name]
-    return json.loads(json.dumps(arguments))

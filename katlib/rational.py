@@ -96,7 +96,8 @@ def initial_coefficients(
             has fitted, or "released-gelu", those of the KAT release, which are not GELU; or a
             `katlib.RationalFit` or `RationalExplorer`; or a pair (numerator, denominator) of
             one-dimensional tensors or lists.
-        degrees: (m, n). None, which a name does not allow, takes those that `init` has.
+        degrees: (m, n). With None, a fit or a pair keeps the degrees that it has; a name needs
+            degrees.
 
     Raises:
         ValueError: an unknown name, degrees for which that name was not fitted, or coefficients of
@@ -128,7 +129,10 @@ def _checked_degrees(degrees: tuple[int, int]) -> tuple[int, int]:
 def _named_coefficients(name: str, degrees: tuple[int, int]) -> tuple[Any, Any]:
     """The numerator and denominator that were stored under a name."""
     m, n = degrees
-    if name == "identity" and m >= 1:  # exact at any degrees
+    if name == "identity":
+        if m < 1:
+            raise ValueError(f"init='identity' needs m >= 1; degrees={degrees}")
+        # exact at any degrees
         return [0.0, 1.0] + [0.0] * (m - 1), [0.0] * n
     if name == "released-gelu":
         return RELEASED_GELU
@@ -190,7 +194,8 @@ class GroupRational(nn.Module):
         self.weight_denominator = nn.Parameter(b.float().repeat(groups, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 0 or x.shape[self.dim] != self.channels:
+        has_dim = -x.ndim <= self.dim < x.ndim
+        if not has_dim or x.shape[self.dim] != self.channels:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; dimension {self.dim} must have "
                 f"{self.channels} channels"

@@ -1,8 +1,8 @@
 """The group-rational function and its gradients in plain PyTorch.
 
-Every faster way of computing them is compared with this one. All functions take the grouped form:
-x (rows, G, span) with coefficients a (Ga, m + 1) and b (Gb, n). Ga and Gb divide G, and
-neighbouring groups share a row of coefficients.
+Every faster way of computing them is compared with this one. `evaluate` and `gradients` take the
+grouped form: x (rows, G, span) with coefficients a (Ga, m + 1) and b (Gb, n). Ga and Gb divide G,
+and neighbouring groups share a row of coefficients.
 """
 
 import torch
@@ -81,7 +81,7 @@ def gradients(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tenso
 
 
 def _horner_with_slope(t: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """A polynomial and its derivative; the chain of the derivative runs one step behind."""
+    """A polynomial's value and slope, both by Horner's rule. t (rows, G, span), c (G, k + 1)."""
     value = torch.zeros_like(t) + c[:, -1, None]
     slope = torch.zeros_like(t)
     for i in range(c.shape[1] - 2, -1, -1):

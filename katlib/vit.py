@@ -126,8 +126,8 @@ class VisionTransformer(nn.Module):
         architecture: the arguments, as an `Architecture`.
 
     Raises:
-        ValueError: arguments out of range, sizes that do not divide, or an unknown `mlp`; before
-            anything is built.
+        ValueError: arguments out of range, sizes that do not divide, or an unknown `mlp`, before
+            anything is built; or an unknown start in `act_init`.
 
     Example:
         >>> model = katlib.VisionTransformer(
@@ -213,6 +213,8 @@ def make_mlp(architecture: Architecture) -> Mlp | GRKANMlp:
     dim, hidden = architecture.embed_dim, architecture.hidden_features
     if architecture.mlp == "mlp":
         return Mlp(dim, hidden, architecture.drop_rate)
+    if architecture.mlp != "grkan":
+        raise NotImplementedError(f"mlp={architecture.mlp!r} has no case in make_mlp")
     return GRKANMlp(
         dim,
         hidden,

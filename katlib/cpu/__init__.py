@@ -2,7 +2,7 @@
 
     available(dtype, m, n) -> bool              does the compiled kernel serve this case
     forward(x, a, b, shape) -> y
-    backward(g, x, a, b, shape) -> dx, da, db
+    backward(g, x, a, b, shape, input_gradient, coefficient_gradients) -> dx, da, db
 
 The compiler is $CXX, g++ or clang++. Each pair of degrees becomes one library, which is kept in
 $KATLIB_CACHE or else in the user's cache folder, under a hash of everything that it depends on.
@@ -273,7 +273,8 @@ def _kernel(dtype: torch.dtype, m: int, n: int) -> _Kernel:
 def forward(x: Tensor, a: Tensor, b: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """F(x) by the compiled kernel, for a case that is `available`.
 
-    Nothing is checked here, because this is the short way for small tensors: the caller has.
+    Nothing is checked here, because that would cost as much as a small tensor's call. The operator
+    in `katlib.ops` has checked what it passes on.
 
     Args:
         x: a dense tensor of any rank, whose memory is read as `shape` in row-major order. For a

@@ -242,7 +242,7 @@ def _coefficient_problem(
 
 
 def _check(x: Tensor, a: Tensor, b: Tensor, shape: Shape, g: Tensor | None = None) -> None:
-    """Raises a ValueError for tensors that the kernels would take for wild pointers."""
+    """Raises a ValueError for tensors whose memory the kernels would read or write wrongly."""
     groups = shape[1]
     problem = (
         _input_problem(x, shape)
@@ -259,7 +259,7 @@ def _check(x: Tensor, a: Tensor, b: Tensor, shape: Shape, g: Tensor | None = Non
 
 
 class _Launch(NamedTuple):
-    """A kernel's module and plan, and the last of its arguments with their layout."""
+    """A kernel's module and plan, and the sizes that its launch ends with, with their layout."""
 
     module: jit.Module
     plan: Plan

@@ -58,7 +58,7 @@ class TrainingDiverged(FloatingPointError):
 
 def train(
     preset: str | Config = "cifar-nano",
-    mlp: str = "grkan",
+    mlp: str | None = None,
     epochs: int = 3,
     seed: int = 0,
     limit: int | None = None,
@@ -77,7 +77,8 @@ def train(
 
     Args:
         preset: a name in `katlib.train.recipe.PRESETS`, or a `Config`.
-        mlp: "grkan" for a KAT, "mlp" for its twin.
+        mlp: "grkan" for a KAT, "mlp" for its twin; default: the preset's, which is "grkan" for all
+            named ones.
         epochs: passes over the training images; the learning-rate schedule ends with the last.
         seed: of weights, order and augmentation.
         limit, test_limit: use the first so many training and test images; None for all.
@@ -115,7 +116,7 @@ def train(
     config = _choose_config(preset, mlp, recipe, world)
     device = _choose_device(device)
     show_progress = progress and rank == 0
-    # before the data are read, so that a model that cannot be is told at once
+    # before the data are read, so that an impossible model is an error at once
     model = _new_model(config, seed, device)
     data = _select(data or load_cifar10(progress=show_progress), limit, test_limit, device)
     run = Run(
@@ -202,6 +203,10 @@ class Run:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.data.train_images) / self.config.batch_size)
 
+    def step_seed(self, step: int) -> int:
+        """The seed of what torchvision's transforms draw in a step."""
+        return 1_000_003 * (self.seed + 1) + step
+
     @property
     def evaluated_model(self) -> nn.Module:
         """The model with the averaged weights, if they are averaged."""
@@ -236,7 +241,9 @@ def _check_arguments(
         raise ValueError("resume=True or tensorboard=True needs out=, the folder of the run")
 
 
-def _choose_config(preset: str | Config, mlp: str, recipe: dict[str, Any], world: int) -> Config:
+def _choose_config(
+    preset: str | Config, mlp: str | None, recipe: dict[str, Any], world: int
+) -> Config:
     """The preset's config with the values that were given instead."""
     config = PRESETS[preset] if isinstance(preset, str) else preset
     config = config.replace(mlp=mlp, **recipe)
@@ -427,7 +434,7 @@ def _own_part(
     """
     labels = run.data.train_labels[batch]
     images = run.data.train_images[batch]
-    x, targets = prepare(images, labels, run.config, generator, seed=step)
+    x, targets = prepare(images, labels, run.config, generator, seed=run.step_seed(step))
     part = slice(run.rank, None, run.world)
     return x[part], targets[part], labels[part]
 

@@ -133,6 +133,10 @@ class Config:
             _check_number(name, getattr(self, name), (int, float), least, most)
         if self.weight_std is not None:
             _check_number("weight_std", self.weight_std, (int, float), 0, math.inf)
+        try:
+            self.as_dict()
+        except TypeError as error:
+            raise ValueError(f"a config must be storable as JSON: {error}") from error
 
     def as_dict(self) -> dict[str, Any]:
         """The flat names and their values, as JSON has them: lists instead of tuples.
@@ -217,9 +221,10 @@ def build_model(config: Config, mlp: str | None = None) -> VisionTransformer:
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW whose weight decay pulls at matrices only.
+    """AdamW that decays matrices only.
 
-    It spares biases, norms, embeddings and the coefficients of rational functions.
+    Biases, norms, embeddings and the coefficients of rational functions are spared. The
+    coefficients are two-dimensional too, so they are told from matrices by their module.
     """
     coefficients = {
         id(parameter)

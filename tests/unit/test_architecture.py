@@ -48,6 +48,7 @@ def test_the_count_is_that_of_the_model(options):
         (dict(mlp_ratio=float("inf")), "mlp_ratio=inf"),
         (dict(mlp_ratio=0.001), "leaves no hidden features"),
         (dict(drop_rate=1.5), "drop_rate=1.5; allowed are numbers, 0 to 1"),
+        (dict(drop_path_rate=1), "drop_path_rate=1 would always drop the last block"),
         (dict(mlp="kan"), "mlp='kan' is not known; allowed are 'grkan' and 'mlp'"),
         (dict(mlp=[]), r"mlp=\[\] is not known"),
         (dict(groups=7), "groups=7 does not divide embed_dim=768"),
@@ -77,6 +78,11 @@ def test_lists_as_in_json_are_taken():
 
 def test_an_architecture_survives_its_dictionary():
     assert Architecture.from_dict(KAT_TINY.as_dict()) == KAT_TINY
+
+
+def test_json_has_no_rational_functions_for_an_mlp():
+    assert "groups" not in Architecture(mlp="mlp").as_json()
+    assert Architecture().as_json()["act_init"] == ["identity", "swish"]
 
 
 @pytest.mark.parametrize(

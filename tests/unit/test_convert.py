@@ -79,6 +79,15 @@ class TestOurViT:
         assert kat.architecture.parameters == sum(p.numel() for p in kat.parameters())
 
 
+def test_pretrained_cfg_describes_the_kat():
+    model = vit()
+    model.pretrained_cfg = {"std": (1.0,), "architecture": model.architecture.as_json()}
+    kat = katlib.from_vit(model, degrees=(5, 4), tolerance=0.5)
+    assert kat.pretrained_cfg["architecture"]["mlp"] == "grkan"
+    assert kat.pretrained_cfg["std"] == (1.0,)
+    assert model.pretrained_cfg["architecture"]["mlp"] == "mlp"
+
+
 @pytest.fixture(scope="module")
 def mlp():
     """An MLP of a converted model."""

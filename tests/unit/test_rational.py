@@ -266,6 +266,8 @@ X, A, B = torch.zeros(2, 16), torch.zeros(1, 6), torch.zeros(8, 4)
             "1 numerator and 1 denominator",
         ),
         (lambda: katlib.GroupRational(16)(torch.zeros(2, 8)), ValueError, "must have 16 channels"),
+        (lambda: katlib.GroupRational(16, degrees=(0, 4), init="identity"), ValueError, "m >= 1"),
+        (lambda: katlib.GroupRational(16, dim=1)(torch.zeros(16)), ValueError, "dimension 1 must"),
         (lambda: initial_coefficients("swish", None), ValueError, "no degrees of its own"),
     ],
 )

@@ -707,6 +707,19 @@ def test_another_seed_gives_another_batch_if_the_recipe_draws(tiny_data, recipe)
     assert torch.equal(x, other) == (recipe == {})
 
 
+def test_the_seed_of_a_run_is_in_what_its_steps_draw(tiny_data, monkeypatch):
+    seeds = []
+
+    def note_seed(images, labels, config, generator, seed):
+        seeds.append(seed)
+        return prepare(images, labels, config, generator, seed)
+
+    monkeypatch.setattr(loop, "prepare", note_seed)
+    for seed in (0, 1):
+        train_small(tiny_data, epochs=1, limit=32, seed=seed)
+    assert len(set(seeds)) == 4
+
+
 @pytest.mark.parametrize(
     "recipe", [recipe for recipe in RECIPES if {"mixup", "cutmix"} & set(recipe)]
 )
@@ -765,6 +778,18 @@ def test_the_twin_may_have_a_width_that_groups_do_not_divide():
 def test_a_preset_is_of_images_of_cifar10(preset):
     architecture = PRESETS[preset].architecture
     assert (architecture.img_size, architecture.num_classes) == (32, 10)
+
+
+def test_a_config_of_a_twin_trains_the_twin(tiny_data):
+    config = SMALL.replace(mlp="mlp")
+    record = train(config, epochs=1, limit=16, data=tiny_data, progress=False, device="cpu")
+    assert record["mlp"] == "mlp"
+    assert record["activations"] == {}
+
+
+def test_a_start_that_json_cannot_hold_is_refused_before_training():
+    with pytest.raises(ValueError, match="storable as JSON"):
+        SMALL.replace(act_init=("identity", torch.zeros(2)))
 
 
 def test_an_architecture_for_other_images_is_refused():

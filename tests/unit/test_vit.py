@@ -70,6 +70,13 @@ def test_bad_arguments_say_what_is_allowed(arguments, words):
         katlib.VisionTransformer(**arguments)
 
 
+def test_a_kind_of_mlp_without_a_case_is_an_error(monkeypatch):
+    """Not a GR-KAN under another name."""
+    monkeypatch.setattr("katlib.architecture.MLPS", ("grkan", "mlp", "new"))
+    with pytest.raises(NotImplementedError, match="mlp='new' has no case"):
+        katlib.VisionTransformer(**SMALL, mlp="new")
+
+
 def test_drop_path_keeps_the_mean():
     y = DropPath(0.25)(torch.ones(20_000, 2, 3))
     assert_close(y.unique(), torch.tensor([0.0, 1 / 0.75]))
