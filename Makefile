@@ -35,10 +35,10 @@ lint: $(INSTALLED) ## ruff: errors and layout; mypy: the package's types
 	$(BIN)/mypy
 
 check: $(INSTALLED) ## the fast tests, within three minutes, without the built book
-	$(BIN)/python -m pytest --quiet -m "not slow and not book" tests/unit tests/project
+	$(BIN)/python -m pytest --quiet -n 2 --dist loadfile -m "not slow and not book" tests/unit tests/project
 
 test: lint book ## run everything that the project checks: lint, all tests with coverage, the built book, the notebooks
-	$(BIN)/python -m pytest --quiet --cov --cov-report=term --cov-fail-under=92
+	$(BIN)/python -m pytest --quiet -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=92
 	$(BIN)/python -m pytest --quiet --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 notebooks: $(INSTALLED) ## run all notebooks and store their outputs; one: make notebooks ONLY=01
