@@ -60,8 +60,8 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Ten
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type that is computed in: float32 for half types, else x's own."""
-    return torch.promote_types(x.dtype, torch.float32)
+    """The type that is computed in: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def grouped_shape(
@@ -73,7 +73,8 @@ def grouped_shape(
     the channels, so that (..., C) and (N, C, H, W) become the same three numbers. G is the least
     common multiple of the two group counts.
     """
-    groups = math.lcm(len(numerator), len(denominator))
+    # shape[0] and not len, which for a tensor takes as long as a dispatched call
+    groups = math.lcm(numerator.shape[0], denominator.shape[0])
     rows = math.prod(sizes[:dim])
     span = sizes[dim] // groups * math.prod(sizes[dim + 1 :])
     return rows, groups, span
@@ -159,14 +160,32 @@ LIBRARY.impl("rational_backward", _reference_backward_kernel, "CompositeExplicit
 # ---- by the compiled kernels
 
 
+def _kernel_arguments(
+    x: Tensor, numerator: Tensor, denominator: Tensor, dim: int
+) -> tuple[Tensor, Tensor, Tensor, tuple[int, int, int]]:
+    """x dense, the coefficients as they are computed with, and x's memory as (rows, G, span)."""
+    x = with_layout_of(x, x)
+    dtype = compute_dtype(x)
+    a = numerator if numerator.dtype == dtype else numerator.to(dtype)
+    b = denominator if denominator.dtype == dtype else denominator.to(dtype)
+    return x, a.contiguous(), b.contiguous(), memory_shape(x, dim, a, b)
+
+
 def _check_groups(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
     """Raises a ValueError for groups with which the kernels would read out of bounds."""
-    channels = x.shape[dim]
-    if not all(len(c) and channels % len(c) == 0 for c in (numerator, denominator)):
+    channels, n_groups, d_groups = x.shape[dim], numerator.shape[0], denominator.shape[0]
+    if not n_groups or not d_groups or channels % n_groups or channels % d_groups:
         raise ValueError(
-            f"{len(numerator)} and {len(denominator)} groups for {channels} channels; the groups "
-            "must divide the channels"
+            f"{n_groups} and {d_groups} groups for {channels} channels; the groups must divide the "
+            "channels"
         )
+
+
+def _as_gradient(gradient: Tensor | None, coefficients: Tensor) -> Tensor:
+    """A kernel's gradient in the coefficients' type; empty if it was not asked for."""
+    if gradient is None:
+        return coefficients.new_empty(0)
+    return gradient if gradient.dtype == coefficients.dtype else gradient.to(coefficients.dtype)
 
 
 def _register_kernels(
@@ -178,11 +197,7 @@ def _register_kernels(
         _check_groups(x, numerator, denominator, dim)
         if not serves(x.dtype, numerator.shape[1] - 1, denominator.shape[1]):
             return _reference_forward_kernel(x, numerator, denominator, dim)
-        x = with_layout_of(x, x)
-        dtype = compute_dtype(x)
-        a = numerator.to(dtype).contiguous()
-        b = denominator.to(dtype).contiguous()
-        return backend.forward(x, a, b, memory_shape(x, dim, a, b))
+        return backend.forward(*_kernel_arguments(x, numerator, denominator, dim))
 
     def backward(
         g: Tensor,
@@ -197,15 +212,13 @@ def _register_kernels(
         asked = input_gradient, coefficient_gradients
         if not serves(x.dtype, numerator.shape[1] - 1, denominator.shape[1]):
             return _reference_backward_kernel(g, x, numerator, denominator, dim, *asked)
-        g, x = with_layout_of(x, g), with_layout_of(x, x)
-        dtype = compute_dtype(x)
-        a = numerator.to(dtype).contiguous()
-        b = denominator.to(dtype).contiguous()
-        dx, da, db = backend.backward(g, x, a, b, memory_shape(x, dim, a, b), *asked)
+        g = with_layout_of(x, g)
+        arguments = _kernel_arguments(x, numerator, denominator, dim)
+        dx, da, db = backend.backward(g, *arguments, *asked)
         return (
-            dx if input_gradient else x.new_empty(0),
-            da.to(numerator.dtype) if coefficient_gradients else numerator.new_empty(0),
-            db.to(denominator.dtype) if coefficient_gradients else denominator.new_empty(0),
+            x.new_empty(0) if dx is None else dx,
+            _as_gradient(da, numerator),
+            _as_gradient(db, denominator),
         )
 
     LIBRARY.impl("rational", forward, device)
