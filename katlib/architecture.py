@@ -76,13 +76,13 @@ class Architecture:
         for name in ("act_init", "degrees"):
             object.__setattr__(self, name, _pair(name, getattr(self, name)))
         for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "num_heads"):
-            _check_int(name, getattr(self, name), 1, MAX_SIZE)
-        _check_int("depth", self.depth, 1, MAX_DEPTH)
+            check_int(name, getattr(self, name), 1, MAX_SIZE)
+        check_int("depth", self.depth, 1, MAX_DEPTH)
         for name in ("drop_rate", "drop_path_rate"):
-            _check_number(name, getattr(self, name), 0, 1)
+            check_number(name, getattr(self, name), 0, 1)
         if self.drop_path_rate == 1:
             raise ValueError("drop_path_rate=1 would always drop the last block; allowed is less")
-        _check_number("mlp_ratio", self.mlp_ratio, 0, MAX_MLP_RATIO)
+        check_number("mlp_ratio", self.mlp_ratio, 0, MAX_MLP_RATIO)
         if self.mlp not in MLPS:
             allowed = " and ".join(map(repr, MLPS))
             raise ValueError(f"mlp={self.mlp!r} is not known; allowed are {allowed}")
@@ -101,12 +101,12 @@ class Architecture:
 
     def _check_rational_functions(self) -> None:
         for degree in self.degrees:
-            _check_int("degrees", degree, 0)
+            check_int("degrees", degree, 0)
         for name in ("groups", "numerator_groups"):
             count = getattr(self, name)
             if count is None:
                 continue
-            _check_int(name, count, 1)
+            check_int(name, count, 1)
             _check_divides(name, count, "embed_dim", self.embed_dim)
             _check_divides(name, count, "the hidden width", self.hidden_features)
 
@@ -179,16 +179,22 @@ def _pair(name: str, value: object) -> tuple:
     return tuple(value)
 
 
-def _check_int(name: str, value: object, least: int, most: float = math.inf) -> None:
+def check_int(name: str, value: object, least: int, most: float = math.inf) -> None:
+    """Raises a ValueError unless `value` is a whole number, and no bool, from least to most."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
-        raise ValueError(f"{name}={value!r:.100}; allowed are whole numbers, {limit}")
+        raise ValueError(_out_of_range(name, value, "whole numbers", least, most))
 
 
-def _check_number(name: str, value: object, least: float, most: float) -> None:
+def check_number(name: str, value: object, least: float, most: float = math.inf) -> None:
+    """Raises a ValueError unless `value` is a finite number, and no bool, from least to most."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:  # type: ignore[operator]
-        raise ValueError(f"{name}={value!r:.100}; allowed are numbers, {least} to {most}")
+    if not is_number or not least <= value <= most or value == math.inf:  # type: ignore[operator]
+        raise ValueError(_out_of_range(name, value, "numbers", least, most))
+
+
+def _out_of_range(name: str, value: object, kind: str, least: float, most: float) -> str:
+    limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
+    return f"{name}={value!r:.100}; allowed are {kind}, {limit}"
 
 
 def _check_divides(name: str, value: int, whole_name: str, whole: int) -> None:

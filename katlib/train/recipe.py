@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
-from katlib.architecture import Architecture
+from katlib.architecture import Architecture, check_int, check_number
 from katlib.init import truncated_normal_
 from katlib.rational import GroupRational
 from katlib.train.data import augment, normalize
@@ -128,11 +128,11 @@ class Config:
         if not isinstance(self.learned, bool):
             raise ValueError(f"learned={self.learned!r:.100}; allowed are True and False")
         for name, (least, most) in WHOLE_NUMBERS.items():
-            _check_number(name, getattr(self, name), int, least, most)
+            check_int(name, getattr(self, name), least, most)
         for name, (least, most) in NUMBERS.items():
-            _check_number(name, getattr(self, name), (int, float), least, most)
+            check_number(name, getattr(self, name), least, most)
         if self.weight_std is not None:
-            _check_number("weight_std", self.weight_std, (int, float), 0, math.inf)
+            check_number("weight_std", self.weight_std, 0)
         try:
             self.as_dict()
         except TypeError as error:
@@ -172,17 +172,6 @@ class Config:
                 of_recipe[field] = value
         architecture = replace(self.architecture, **of_architecture)
         return replace(self, architecture=architecture, **of_recipe)
-
-
-def _check_number(
-    name: str, value: Any, types: type | tuple[type, ...], least: float, most: float
-) -> None:
-    is_number = isinstance(value, types) and not isinstance(value, bool)
-    if is_number and least <= value <= most and value != math.inf:
-        return
-    numbers = "whole numbers" if types is int else "numbers"
-    limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
-    raise ValueError(f"{name}={value!r:.100}; allowed are {numbers}, {limit}")
 
 
 # the augmentation that the two larger models share
