@@ -3,20 +3,11 @@
 import shutil
 from pathlib import Path
 
+import pdf
 import pytest
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-background-timer-throttling",
-]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [*pdf.FLAGS, "--disable-background-timer-throttling"]
 
 
 def skip_without_the_book() -> None:
@@ -26,7 +17,7 @@ def skip_without_the_book() -> None:
 
 def executable() -> str:
     """The path of Chromium; skips the test where there is none."""
-    for name in BROWSERS:
+    for name in pdf.BROWSERS:
         path = shutil.which(name)
         if path:
             return path
