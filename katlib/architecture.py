@@ -11,9 +11,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
-MLPS = ("grkan", "mlp")
+MLPS = ("grkan", "mlp", "swiglu", "relu2", "prelu")
+STEMS = ("patch", "conv")
+POOLS = ("token", "seq")
 RATIONAL_ARGUMENTS = ("groups", "act_init", "degrees", "numerator_groups")
 
 # far above any ViT that has been trained (22 billion parameters, 48 blocks), but small enough that
@@ -35,7 +38,10 @@ class Architecture:
         embed_dim, depth, num_heads: width, number of blocks, attention heads; num_heads divides
             embed_dim.
         mlp_ratio: hidden width of the MLP, in units of embed_dim.
-        mlp: "grkan" for a KAT, "mlp" for a ViT.
+        mlp: what stands in the MLP's place: "grkan" makes a KAT, "mlp" a ViT with GELU, "swiglu" a
+            gated MLP whose hidden width is two thirds (arXiv 2002.05202), "relu2" and "prelu" MLPs
+            with the square of ReLU (arXiv 2109.08668) and with a ReLU that learns a slope for each
+            channel (arXiv 1502.01852).
         groups, numerator_groups: of the rational functions; divisors of embed_dim and of the hidden
             width, or None for one function for each channel.
         act_init: where the two rational functions of a block start, see
@@ -45,6 +51,12 @@ class Architecture:
         drop_rate: dropout after the embedding and within the MLPs.
         drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the
             last.
+        stem: how tokens are made: "patch" cuts the image into patches and maps each to a token,
+            "conv" has log2(patch_size) convolutions, each of which halves the side length and all
+            but the first of which double the channels (arXiv 2104.05704). Both give one token for
+            each patch_size x patch_size pixels.
+        global_pool: what the head sees: "token" the class token, "seq" a learned weighted mean of
+            all tokens (sequence pooling, arXiv 2104.05704), and then there is no class token.
 
     Raises:
         ValueError: a value of another type or out of range, or sizes that do not divide.
@@ -70,6 +82,8 @@ class Architecture:
     numerator_groups: int | None = 1
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    stem: str = "patch"
+    global_pool: str = "token"
 
     def __post_init__(self) -> None:
         # JSON and command lines have lists where a dataclass that can be compared needs tuples
@@ -83,13 +97,14 @@ class Architecture:
         if self.drop_path_rate == 1:
             raise ValueError("drop_path_rate=1 would always drop the last block; allowed is less")
         check_number("mlp_ratio", self.mlp_ratio, 0, MAX_MLP_RATIO)
-        if self.mlp not in MLPS:
-            allowed = " and ".join(map(repr, MLPS))
-            raise ValueError(f"mlp={self.mlp!r} is not known; allowed are {allowed}")
+        for name, allowed in (("mlp", MLPS), ("stem", STEMS), ("global_pool", POOLS)):
+            check_name(name, getattr(self, name), allowed)
         _check_divides("patch_size", self.patch_size, "img_size", self.img_size)
         _check_divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
         if self.hidden_features < 1:
             raise ValueError(f"mlp_ratio={self.mlp_ratio} leaves no hidden features")
+        if self.stem == "conv":
+            self._check_stem()
         if self.mlp == "grkan":
             self._check_rational_functions()
         if self.parameters > MAX_PARAMETERS:
@@ -98,6 +113,14 @@ class Architecture:
                 f"num_classes={self.num_classes} make {self.parameters:,} parameters; allowed are "
                 f"{MAX_PARAMETERS:,}"
             )
+
+    def _check_stem(self) -> None:
+        layers = self.patch_size.bit_length() - 1
+        if self.patch_size != 2**layers or layers == 0:
+            raise ValueError(
+                f"patch_size={self.patch_size}; with stem='conv' allowed are powers of 2, from 2"
+            )
+        _check_divides("patch_size / 2 =", 2 ** (layers - 1), "embed_dim", self.embed_dim)
 
     def _check_rational_functions(self) -> None:
         for degree in self.degrees:
@@ -130,40 +153,69 @@ class Architecture:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def as_json(self) -> dict[str, Any]:
-        """The arguments as JSON has them, with lists for tuples; for an MLP without those of the
-        rational functions.
+        """The arguments as JSON has them, with lists for tuples; without those of the
+        rational functions where there are none.
 
         Raises:
             TypeError: a start in `act_init` that is neither a name nor a pair of lists.
         """
         arguments = self.as_dict()
-        if self.mlp == "mlp":
+        if self.mlp != "grkan":
             for name in RATIONAL_ARGUMENTS:
                 del arguments[name]
         return json.loads(json.dumps(arguments))
 
     @property
     def hidden_features(self) -> int:
-        """Width of the MLP's hidden layer."""
+        """Width of the MLP's hidden layer; a gated one has two thirds, and so the same cost."""
+        if self.mlp == "swiglu":
+            return round(self.embed_dim * self.mlp_ratio * 2 / 3)
         return int(self.embed_dim * self.mlp_ratio)
 
     @property
+    def stem_channels(self) -> tuple[int, ...]:
+        """Channels after each convolution of the stem."""
+        if self.stem == "patch":
+            return (self.embed_dim,)
+        layers = self.patch_size.bit_length() - 1
+        return tuple(self.embed_dim // 2 ** (layers - 1 - i) for i in range(layers))
+
+    @property
+    def patches(self) -> int:
+        """Tokens that are made of the image."""
+        return (self.img_size // self.patch_size) ** 2
+
+    @property
     def tokens(self) -> int:
-        """Patches of an image, and the class token."""
-        return 1 + (self.img_size // self.patch_size) ** 2
+        """Tokens in a block: those of the image, and the class token if there is one."""
+        return self.patches + (self.global_pool == "token")
 
     @property
     def parameters(self) -> int:
         """Number of parameters of the model."""
-        dim, hidden = self.embed_dim, self.hidden_features
-        embedding = (self.in_chans * self.patch_size**2 + 1) * dim + dim + self.tokens * dim
+        dim = self.embed_dim
+        pool = dim if self.global_pool == "token" else dim + 1
+        position = self.tokens * dim
         attention = 4 * (dim + 1) * dim
-        mlp = (dim + 1) * hidden + (hidden + 1) * dim
-        if self.mlp == "grkan":
-            mlp += self._coefficients(dim) + self._coefficients(hidden)
         norm = 2 * dim
+        blocks = self.depth * (2 * norm + attention + self._mlp_parameters())
         head = (dim + 1) * self.num_classes
-        return embedding + self.depth * (2 * norm + attention + mlp) + norm + head
+        return self._stem_parameters() + pool + position + blocks + norm + head
+
+    def _stem_parameters(self) -> int:
+        if self.stem == "patch":
+            return (self.in_chans * self.patch_size**2 + 1) * self.embed_dim
+        channels = (self.in_chans, *self.stem_channels)
+        return sum(9 * before * after for before, after in pairwise(channels))
+
+    def _mlp_parameters(self) -> int:
+        dim, hidden = self.embed_dim, self.hidden_features
+        matrices = (dim + 1) * hidden + (hidden + 1) * dim
+        if self.mlp == "grkan":
+            return matrices + self._coefficients(dim) + self._coefficients(hidden)
+        if self.mlp == "swiglu":
+            return matrices + (dim + 1) * hidden
+        return matrices + (hidden if self.mlp == "prelu" else 0)
 
     def _coefficients(self, channels: int) -> int:
         """Number of coefficients of one `GroupRational`."""
@@ -177,6 +229,13 @@ def _pair(name: str, value: object) -> tuple:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise ValueError(f"{name}={value!r:.100}; allowed are pairs")
     return tuple(value)
+
+
+def check_name(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raises a ValueError unless `value` is one of the allowed names."""
+    if value not in allowed:
+        names = ", ".join(map(repr, allowed))
+        raise ValueError(f"{name}={value!r:.100} is not known; allowed are {names}")
 
 
 def check_int(name: str, value: object, least: int, most: float = math.inf) -> None:

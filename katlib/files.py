@@ -1,17 +1,76 @@
-"""Files that are whole or absent, and one lock for what only one process should do.
+"""Files that are whole or absent, the cache folder, and one lock for what one process should do.
 
 katlib writes its files through `write_whole`, so that a reader never meets half a file, even if the
 writer is killed or two processes write the same one.
 """
 
+import functools
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+
+
+def user_path(path: str | os.PathLike) -> Path:
+    """A path as a user gives it, with `~` expanded, and absolute, so that it outlives `os.chdir`.
+
+    Raises:
+        RuntimeError: it begins with `~`, and this user has no home.
+
+    Example:
+        >>> user_path("/data/../data/cifar").as_posix()
+        '/data/../data/cifar'
+        >>> user_path("~/runs").is_absolute()
+        True
+    """
+    return Path(path).expanduser().absolute()
+
+
+def cache_folder(chosen: str | os.PathLike | None = None) -> Path:
+    """The folder for what katlib can make or download again. It need not exist.
+
+    Args:
+        chosen: where the user wants it. None or empty stands for `katlib` in the user's cache
+            folder: $XDG_CACHE_HOME if that is absolute, $LOCALAPPDATA on Windows, else ~/.cache.
+
+    Raises:
+        RuntimeError: this user has no home, as in a container that runs under an unknown number.
+
+    Example:
+        >>> cache_folder("/data").as_posix()
+        '/data'
+    """
+    if chosen:
+        return user_path(chosen)
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        folder = Path(os.environ.get(variable, "")).expanduser()
+        # the XDG specification says to ignore a relative path
+        if folder.is_absolute():
+            return folder / "katlib"
+    return user_path("~/.cache/katlib")
+
+
+def warn_not_kept(what: str, folder: Path | None, error: Exception, advice: str) -> None:
+    """Warns that a cache cannot be used, once in a process for each reason.
+
+    Args:
+        what: what would have been kept.
+        folder: the cache; None if it is not known where it should be.
+        error: what went wrong.
+        advice: what follows from it and what to do.
+    """
+    reason = getattr(error, "strerror", None) or str(error)
+    _warn_once(f"katlib cannot keep {what} in {folder or 'a cache folder'} ({reason}): {advice}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
 
 
 @contextmanager
@@ -25,7 +84,7 @@ def write_whole(path: str | os.PathLike) -> Iterator[Path]:
         >>> with write_whole("record.json") as temporary:
         ...     _ = temporary.write_text("{}")
     """
-    path = Path(path)
+    path = user_path(path)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         yield temporary
@@ -54,4 +113,4 @@ def lock(path: str | os.PathLike) -> FileLock:
         >>> with lock("rational.so"):
         ...     pass  # compile it, unless the process before has
     """
-    return FileLock(f"{os.fspath(path)}.lock")
+    return FileLock(f"{user_path(path)}.lock")

@@ -8,6 +8,7 @@
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 
 from katlib.architecture import Architecture
 from katlib.grkan import GRKANMlp
-from katlib.init import mimetic_, truncated_normal_, variance_preserving_
+from katlib.init import Activation, mimetic_, truncated_normal_, variance_preserving_
+from katlib.mlps import ChannelPReLU, SquaredReLU, SwiGLU, squared_relu
 
 
 class Attention(nn.Module):
@@ -38,16 +40,36 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The MLP of a ViT: linear, GELU, linear; initialised by the same rule as `GRKANMlp`."""
+    """The MLP of a ViT: linear, activation, linear; initialised by the same rule as `GRKANMlp`.
 
-    def __init__(self, in_features: int, hidden_features: int, drop: float = 0.0):
+    Args:
+        in_features, hidden_features: sizes of the last dimension outside and within.
+        drop: dropout probability after the activation.
+        act: the activation; default: GELU.
+        start: the same as a function of a tensor or a name, from which the second linear map's
+            scale follows (`katlib.gain`).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        drop: float = 0.0,
+        act: nn.Module | None = None,
+        start: Activation = "gelu",
+    ):
         super().__init__()
+        self.start = start
         self.fc1 = nn.Linear(in_features, hidden_features)
-        self.act = nn.GELU()
+        self.act = nn.GELU() if act is None else act
         self.drop1 = nn.Dropout(drop)
         self.fc2 = nn.Linear(hidden_features, in_features)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws both linear maps anew."""
         variance_preserving_(self.fc1, "identity")
-        variance_preserving_(self.fc2, "gelu")
+        variance_preserving_(self.fc2, self.start)
 
     def forward(self, x: Tensor) -> Tensor:
         # (B, N, C) -> (B, N, hidden) -> (B, N, C)
@@ -73,9 +95,9 @@ class Block(nn.Module):
     """One transformer block: attention, then the MLP, each after a norm and beside a shortcut."""
 
     attn: Attention
-    mlp: Mlp | GRKANMlp
+    mlp: Mlp | SwiGLU | GRKANMlp
 
-    def __init__(self, dim: int, num_heads: int, mlp: Mlp | GRKANMlp, drop_path: float):
+    def __init__(self, dim: int, num_heads: int, mlp: Mlp | SwiGLU | GRKANMlp, drop_path: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads)
@@ -102,6 +124,38 @@ class PatchEmbed(nn.Module):
         return self.proj(x).flatten(2).transpose(1, 2)  # (B, 3, H, W) -> (B, N, C)
 
 
+class ConvTokenizer(nn.Module):
+    """Makes tokens by 3 x 3 convolutions, each with ReLU and a max pool that halves the side.
+
+    It is the tokenizer of the compact convolutional transformer (CCT, arXiv 2104.05704). Tokens see
+    pixels beyond their own, which patches do not.
+    """
+
+    def __init__(self, channels: tuple[int, ...], in_chans: int):
+        super().__init__()
+        before = (in_chans, *channels)
+        self.conv_layers = nn.Sequential(
+            *[
+                nn.Sequential(
+                    nn.Conv2d(before[i], before[i + 1], 3, padding=1, bias=False),
+                    nn.ReLU(),
+                    nn.MaxPool2d(3, 2, 1),
+                )
+                for i in range(len(channels))
+            ]
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the convolutions anew, for ReLU (He et al., arXiv 1502.01852)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_layers(x).flatten(2).transpose(1, 2)  # (B, 3, H, W) -> (B, N, C)
+
+
 class VisionTransformer(nn.Module):
     """A Vision Transformer (`mlp="mlp"`) or a Kolmogorov-Arnold Transformer (`mlp="grkan"`).
 
@@ -112,12 +166,14 @@ class VisionTransformer(nn.Module):
         embed_dim, depth, num_heads: width, number of blocks, attention heads; num_heads divides
             embed_dim.
         mlp_ratio: hidden width of the MLP, in units of embed_dim.
-        mlp: "grkan" or "mlp".
+        mlp: "grkan", "mlp", or one of the others in `katlib.architecture.MLPS`.
         groups, act_init, degrees, numerator_groups: of the rational functions (`GRKANMlp`); without
-            effect for "mlp".
+            effect for others than "grkan".
         drop_rate: dropout after the embedding and within the MLPs.
         drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the
             last.
+        stem, global_pool: how tokens are made and what the head sees, see
+            `katlib.architecture.Architecture`.
 
     Input (B, in_chans, img_size, img_size), output logits (B, num_classes). Two models built from
     the same seed, one of each kind, start with the same attention, embedding and head.
@@ -157,6 +213,8 @@ class VisionTransformer(nn.Module):
         numerator_groups: int | None = 1,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        stem: str = "patch",
+        global_pool: str = "token",
     ):
         super().__init__()
         self.architecture = architecture = Architecture(
@@ -175,10 +233,17 @@ class VisionTransformer(nn.Module):
             numerator_groups=numerator_groups,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
+            stem=stem,
+            global_pool=global_pool,
         )
         self.img_size = img_size
-        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=1e-6))
+        self.patch_embed = make_stem(architecture)
+        self.cls_token: nn.Parameter | None = None
+        self.attention_pool: nn.Linear | None = None
+        if global_pool == "token":
+            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=1e-6))
+        else:
+            self.attention_pool = nn.Linear(embed_dim, 1)
         position = torch.empty(1, architecture.tokens, embed_dim)
         self.pos_embed = nn.Parameter(truncated_normal_(position, 0.02))
         self.pos_drop = nn.Dropout(drop_rate)
@@ -195,11 +260,26 @@ class VisionTransformer(nn.Module):
                 f"(B, channels, {self.img_size}, {self.img_size})"
             )
         x = self.patch_embed(x)  # (B, patches, C)
-        cls_token = self.cls_token.expand(x.shape[0], -1, -1)  # (B, 1, C)
-        x = torch.cat([cls_token, x], 1) + self.pos_embed  # (B, 1 + patches, C)
-        x = self.norm(self.blocks(self.pos_drop(x)))  # (B, 1 + patches, C)
-        # torch 2.6 cannot export x[:, 0] for a batch of any size
-        return self.head(x.select(1, 0))  # (B, num_classes)
+        if self.cls_token is not None:
+            cls_token = self.cls_token.expand(x.shape[0], -1, -1)  # (B, 1, C)
+            x = torch.cat([cls_token, x], 1)  # (B, 1 + patches, C)
+        x = self.norm(self.blocks(self.pos_drop(x + self.pos_embed)))  # (B, tokens, C)
+        return self.head(self.pool(x))  # (B, num_classes)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """What the head sees of the tokens (B, tokens, C): (B, C)."""
+        if self.attention_pool is None:
+            # torch 2.6 cannot export x[:, 0] for a batch of any size
+            return x.select(1, 0)
+        weights = self.attention_pool(x).softmax(1)  # (B, tokens, 1)
+        return (weights.transpose(1, 2) @ x).squeeze(1)
+
+
+def make_stem(architecture: Architecture) -> PatchEmbed | ConvTokenizer:
+    """What makes tokens of an image."""
+    if architecture.stem == "conv":
+        return ConvTokenizer(architecture.stem_channels, architecture.in_chans)
+    return PatchEmbed(architecture.patch_size, architecture.in_chans, architecture.embed_dim)
 
 
 def make_block(architecture: Architecture, index: int) -> Block:
@@ -208,19 +288,28 @@ def make_block(architecture: Architecture, index: int) -> Block:
     return Block(architecture.embed_dim, architecture.num_heads, make_mlp(architecture), drop_path)
 
 
-def make_mlp(architecture: Architecture) -> Mlp | GRKANMlp:
+def make_mlp(architecture: Architecture) -> Mlp | SwiGLU | GRKANMlp:
     """What stands in the MLP's place in a block. A new kind is added here and in `MLPS`."""
     dim, hidden = architecture.embed_dim, architecture.hidden_features
-    if architecture.mlp == "mlp":
-        return Mlp(dim, hidden, architecture.drop_rate)
-    if architecture.mlp != "grkan":
-        raise NotImplementedError(f"mlp={architecture.mlp!r} has no case in make_mlp")
-    return GRKANMlp(
-        dim,
-        hidden,
-        drop=architecture.drop_rate,
-        groups=architecture.groups,
-        init=architecture.act_init,
-        degrees=architecture.degrees,
-        numerator_groups=architecture.numerator_groups,
-    )
+    drop = architecture.drop_rate
+    match architecture.mlp:
+        case "mlp":
+            return Mlp(dim, hidden, drop)
+        case "relu2":
+            return Mlp(dim, hidden, drop, SquaredReLU(), squared_relu)
+        case "prelu":
+            act = ChannelPReLU(hidden)
+            return Mlp(dim, hidden, drop, act, partial(F.leaky_relu, negative_slope=act.start))
+        case "swiglu":
+            return SwiGLU(dim, hidden, drop)
+        case "grkan":
+            return GRKANMlp(
+                dim,
+                hidden,
+                drop=drop,
+                groups=architecture.groups,
+                init=architecture.act_init,
+                degrees=architecture.degrees,
+                numerator_groups=architecture.numerator_groups,
+            )
+    raise NotImplementedError(f"mlp={architecture.mlp!r} has no case in make_mlp")

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError
 from torch import distributed, nn
 
-from katlib.architecture import MLPS
+from katlib.architecture import MLPS, POOLS, STEMS
 from katlib.train import loop
-from katlib.train.recipe import PRESETS, Config
+from katlib.train.recipe import CHOICES, PRESETS, Config
 
 HELP = {
     "groups": "of the rational functions; `channel`: one for each",
@@ -26,8 +26,19 @@ HELP = {
     "act_init": "where the two functions start",
     "learned": "whether the coefficients are trained",
     "weight_std": "of the MLPs' matrices (default: variance-preserving)",
-    "lr": "peak learning rate",
+    "stem": "how tokens are made",
+    "global_pool": "what the head sees: the class token or a weighted mean",
+    "optimizer": "muon: for the blocks' matrices, and AdamW for the rest",
+    "lr": "peak learning rate of AdamW",
+    "muon_lr": "peak learning rate of Muon",
+    "coefficient_lr": "of the rational functions, in units of --lr",
+    "coefficient_decay": "weight decay of the rational functions",
     "warmup": "share of all steps",
+    "frozen_until": "share of all steps before the coefficients learn",
+    "schedule": "how the learning rate decays",
+    "precision": "auto: bf16, fp16 on GPUs that lack it, float32 on the CPU",
+    "shift": "largest shift of an image, in pixels",
+    "cutout": "side of the square that is blanked, in pixels",
     "clip_grad": "largest norm of the gradient; 0: no clipping",
     "rand_augment": "operations on an image",
     "ema": "decay of the average of the weights that is evaluated",
@@ -56,6 +67,9 @@ FLAG_OPTIONS: dict[str, dict[str, Any]] = {
     "degrees": {"type": int, "nargs": 2, "metavar": ("M", "N")},
     "act_init": {"type": str, "nargs": 2, "metavar": ("FIRST", "SECOND")},
     "weight_std": {"type": float},
+    "stem": {"choices": STEMS},
+    "global_pool": {"choices": POOLS},
+    **{name: {"choices": choices} for name, choices in CHOICES.items()},
     "learned": {"action": argparse.BooleanOptionalAction},
 }
 
@@ -84,12 +98,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--preset", choices=PRESETS, default="cifar-nano")
-    twin = "grkan: a KAT; mlp: its twin (default: grkan)"
+    twin = "grkan: a KAT; mlp: its twin; others to compare with (default: grkan)"
     add("--mlp", choices=MLPS, default="grkan", help=twin)
     add("--epochs", type=int, default=3)
     add("--seed", type=int, default=0)
     add("--limit", type=int, help="train on the first N images only")
     add("--test-limit", type=int, help="test on the first N images only")
+    holdout = "evaluate on the last N training images, and not on the test images"
+    add("--holdout", type=int, default=0, metavar="N", help=holdout)
     add("--out", help="folder of the run (default: runs/PRESET-MLP-seedSEED)")
     resume = "go on from the checkpoint in the folder, if there is one"
     add("--resume", action="store_true", help=resume)

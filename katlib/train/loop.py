@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,17 +25,19 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from katlib.architecture import check_int
 from katlib.files import write_json, write_text
 from katlib.train.checkpoint import load_checkpoint, load_state, save_checkpoint
 from katlib.train.data import CIFAR10, load_cifar10, normalize
 from katlib.train.recipe import (
     PRESETS,
     Average,
+    Combined,
     Config,
     build_model,
     build_optimizer,
-    learning_rate,
     prepare,
+    set_learning_rates,
 )
 from katlib.train.record import final_record
 from katlib.vit import VisionTransformer
@@ -63,6 +65,7 @@ def train(
     seed: int = 0,
     limit: int | None = None,
     test_limit: int | None = None,
+    holdout: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
     data: CIFAR10 | None = None,
@@ -82,12 +85,13 @@ def train(
         epochs: passes over the training images; the learning-rate schedule ends with the last.
         seed: of weights, order and augmentation.
         limit, test_limit: use the first so many training and test images; None for all.
+        holdout: take the last so many of all training images away from training, and evaluate on
+            them in place of the test images; for choosing a recipe.
         out: folder for `metrics.jsonl` (one line for each epoch), `checkpoint.safetensors` and
             `result.json`; None keeps nothing.
         resume: go on from the checkpoint in `out`, if there is one.
         data: default: `load_cifar10()`.
-        device: default: the GPU if there is one, else the CPU. On a GPU the model computes in
-            bfloat16 under autocast.
+        device: default: the GPU if there is one, else the CPU.
         progress: show a bar for each epoch.
         on_epoch: called after each epoch with the model that was evaluated and the epoch's metrics.
         compile: `torch.compile` the model.
@@ -111,21 +115,26 @@ def train(
         >>> record["parameters"], len(record["epochs"])
         (214522, 1)
     """
-    _check_arguments(preset, epochs, limit, test_limit, out, resume or tensorboard)
+    _check_arguments(preset, epochs, limit, test_limit, holdout, out, resume or tensorboard)
     rank, world = processes()
     config = _choose_config(preset, mlp, recipe, world)
     device = _choose_device(device)
     show_progress = progress and rank == 0
     # before the data are read, so that an impossible model is an error at once
     model = _new_model(config, seed, device)
-    data = _select(data or load_cifar10(progress=show_progress), limit, test_limit, device)
+    data = data or load_cifar10(progress=show_progress)
+    data = _select(_held_out(data, holdout), limit, test_limit, device)
+    dtype = autocast_dtype(config.precision, device)
     run = Run(
         config=config,
         preset=preset if isinstance(preset, str) else "custom",
         epochs=epochs,
         seed=seed,
+        holdout=holdout,
         data=data,
         device=device,
+        autocast_dtype=dtype,
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         model=model,
         network=_network(model, device, world, compile),
         optimizer=build_optimizer(model, config),
@@ -153,9 +162,11 @@ class Run:
     Attributes:
         config: the model and its recipe.
         preset: the name of the preset, or "custom".
-        epochs, seed: as given to `train`.
+        epochs, seed, holdout: as given to `train`.
         data: the images that are used, on the device.
         device: where the model computes.
+        autocast_dtype: in which type it computes where autocast lets it; None for float32.
+        scaler: of the loss, so that small gradients are not lost in float16; otherwise disabled.
         model: what is trained.
         network: the model as it is called in training, compiled or shared by processes; it has the
             same parameters.
@@ -172,11 +183,14 @@ class Run:
     preset: str
     epochs: int
     seed: int
+    holdout: int
     data: CIFAR10
     device: torch.device
+    autocast_dtype: torch.dtype | None
+    scaler: torch.amp.GradScaler
     model: VisionTransformer
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | Combined
     average: Average | None
     folder: Path | None
     show_progress: bool
@@ -192,6 +206,8 @@ class Run:
             "train_images": len(self.data.train_images),
             "test_images": len(self.data.test_images),
         }
+        if self.holdout:
+            images["holdout"] = self.holdout
         return {
             "preset": self.preset,
             "mlp": self.config.architecture.mlp,
@@ -226,6 +242,7 @@ def _check_arguments(
     epochs: int,
     limit: int | None,
     test_limit: int | None,
+    holdout: int,
     out: str | Path | None,
     needs_out: bool,
 ) -> None:
@@ -237,6 +254,7 @@ def _check_arguments(
         raise ValueError(
             f"epochs={epochs}, limit={limit}, test_limit={test_limit}; all must be 1 or more"
         )
+    check_int("holdout", holdout, 0)
     if needs_out and not out:
         raise ValueError("resume=True or tensorboard=True needs out=, the folder of the run")
 
@@ -265,6 +283,39 @@ def _choose_device(device: str | torch.device | None) -> torch.device:
 def _new_model(config: Config, seed: int, device: torch.device) -> VisionTransformer:
     torch.manual_seed(seed)
     return build_model(config).to(device)
+
+
+def _held_out(data: CIFAR10, holdout: int) -> CIFAR10:
+    """The same data with the last training images in place of the test images."""
+    if holdout == 0:
+        return data
+    if holdout >= len(data.train_images):
+        raise ValueError(
+            f"holdout={holdout} leaves none of the {len(data.train_images)} training images"
+        )
+    return replace(
+        data,
+        train_images=data.train_images[:-holdout],
+        train_labels=data.train_labels[:-holdout],
+        test_images=data.train_images[-holdout:],
+        test_labels=data.train_labels[-holdout:],
+    )
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type for autocast on a device; None for float32 without autocast.
+
+    Args:
+        precision: "auto", "float32", "bf16" or "fp16", as in `Config`.
+        device: what computes. For "auto" a GPU that only emulates bfloat16, as Colab's T4 does,
+            computes in float16.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            return None
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def _select(
@@ -302,6 +353,7 @@ def _resume(run: Run) -> None:
         raise ValueError(f"{path} belongs to another run: {'; '.join(differences)}")
     load_checkpoint(path, run.model, run.optimizer, run.average)
     run.history = state["history"]
+    run.scaler.load_state_dict(state.get("scaler", {}))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -402,27 +454,43 @@ def _train_step(run: Run, step: int, batch: Tensor, generator: torch.Generator) 
         The sum of the losses and the number of correct answers over this process's images (2,).
     """
     config = run.config
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(step, run.epochs * run.steps_per_epoch, config)
+    set_learning_rates(run.optimizer, step, run.epochs * run.steps_per_epoch, config)
     x, targets, labels = _own_part(run, step, batch, generator)
-    with _autocast(run.device):
+    with autocast(run.device, run.autocast_dtype):
         logits = run.network(x)  # (B / world, 10)
-    loss = F.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
+    # summed, because a process may have no image of a last, small batch
+    loss_sum = F.cross_entropy(
+        logits.float(), targets, label_smoothing=config.label_smoothing, reduction="sum"
+    )
     run.optimizer.zero_grad(set_to_none=True)
     # gradients are averaged over the processes: with this weight, to the mean over the batch
-    (loss * (len(labels) * run.world / len(batch))).backward()
-    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    # before the clipping, by which one NaN would spread to all gradients
-    if not (loss + norm).isfinite():
-        raise TrainingDiverged(_divergence(run, step, x, loss, norm))
-    if config.clip_grad > 0:
-        nn.utils.clip_grads_with_norm_(run.model.parameters(), config.clip_grad, norm)
-    run.optimizer.step()
+    run.scaler.scale(loss_sum * run.world / len(batch)).backward()
+    _update(run, step, x, loss_sum)
     if run.average is not None:
         run.average.update(run.model)
     correct = (logits.argmax(1) == labels).sum()
-    return torch.stack([loss.detach() * len(labels), correct])
+    return torch.stack([loss_sum.detach(), correct])
+
+
+def _update(run: Run, step: int, x: Tensor, loss_sum: Tensor) -> None:
+    """The optimizer's part of a step: checks the gradients, clips them and moves the weights.
+
+    Raises:
+        TrainingDiverged: the loss or a gradient is not finite.
+    """
+    # `unscale_` is for all parameters at once, also where several optimizers share them
+    run.scaler.unscale_(run.optimizer)  # type: ignore[arg-type]
+    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    # before the clipping, by which one NaN would spread to all gradients; a scaled gradient may
+    # overflow, and the scaler then skips the step and takes a smaller scale
+    suspect = loss_sum if run.scaler.is_enabled() else loss_sum + norm
+    if not suspect.isfinite():
+        raise TrainingDiverged(_divergence(run, step, x, loss_sum, norm))
+    if run.config.clip_grad > 0:
+        nn.utils.clip_grads_with_norm_(run.model.parameters(), run.config.clip_grad, norm)
+    run.scaler.step(run.optimizer)  # type: ignore[arg-type]
+    run.scaler.update()
 
 
 def _own_part(
@@ -439,9 +507,9 @@ def _own_part(
     return x[part], targets[part], labels[part]
 
 
-def _autocast(device: torch.device) -> AbstractContextManager:
-    """bfloat16 on a GPU."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
+    """Mixed precision in `dtype`, or none."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 # ---- what is not finite
@@ -539,7 +607,11 @@ def _store_epoch(run: Run) -> None:
     folder = run.written_folder
     if folder is None:
         return
-    state = {"run": run.description, "history": run.history}
+    state = {
+        "run": run.description,
+        "history": run.history,
+        "scaler": run.scaler.state_dict(),
+    }
     save_checkpoint(folder / CHECKPOINT, run.model, run.optimizer, state, run.average)
     _write_metrics(folder, run.history)
     if run.writer is not None:

@@ -11,17 +11,17 @@ import json
 import math
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
-from katlib.architecture import Architecture, check_int, check_number
+from katlib.architecture import Architecture, check_int, check_name, check_number
 from katlib.init import truncated_normal_
 from katlib.rational import GroupRational
-from katlib.train.data import augment, normalize
+from katlib.train.data import augment, cutout, normalize
 from katlib.vit import Block, VisionTransformer
 
 # the flat names of a config: flags of the command line, keywords of `train` and keys of a record's
@@ -36,16 +36,27 @@ FLAT_NAMES = {
     "numerator_groups": "architecture.numerator_groups",
     "degrees": "architecture.degrees",
     "act_init": "architecture.act_init",
+    "stem": "architecture.stem",
+    "global_pool": "architecture.global_pool",
     "learned": "learned",
     "weight_std": "weight_std",
     "batch_size": "batch_size",
+    "optimizer": "optimizer",
     "lr": "lr",
+    "muon_lr": "muon_lr",
+    "coefficient_lr": "coefficient_lr",
     "weight_decay": "weight_decay",
+    "coefficient_decay": "coefficient_decay",
     "warmup": "warmup",
+    "frozen_until": "frozen_until",
+    "schedule": "schedule",
+    "precision": "precision",
     "label_smoothing": "label_smoothing",
     "clip_grad": "clip_grad",
     "drop": "architecture.drop_rate",
     "drop_path": "architecture.drop_path_rate",
+    "shift": "shift",
+    "cutout": "cutout",
     "rand_augment": "rand_augment",
     "magnitude": "magnitude",
     "mixup": "mixup",
@@ -54,16 +65,32 @@ FLAT_NAMES = {
 }
 
 # the recipe's numbers, with the least and the largest that is allowed
-WHOLE_NUMBERS = {"batch_size": (1, math.inf), "rand_augment": (0, math.inf), "magnitude": (0, 30)}
+WHOLE_NUMBERS = {
+    "batch_size": (1, math.inf),
+    "shift": (0, 32),
+    "cutout": (0, 32),
+    "rand_augment": (0, math.inf),
+    "magnitude": (0, 30),
+}
 NUMBERS = {
     "lr": (0, math.inf),
+    "muon_lr": (0, math.inf),
+    "coefficient_lr": (0, math.inf),
     "weight_decay": (0, math.inf),
+    "coefficient_decay": (0, math.inf),
     "warmup": (0, 1),
+    "frozen_until": (0, 1),
     "label_smoothing": (0, 1),
     "clip_grad": (0, math.inf),
     "mixup": (0, math.inf),
     "cutmix": (0, math.inf),
     "ema": (0, 1),
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": ("adamw", "muon"),
+    "schedule": ("cosine", "linear"),
+    "precision": ("auto", "float32", "bf16", "fp16"),
 }
 
 # what the images of CIFAR-10 and their classes ask of a model
@@ -83,11 +110,23 @@ class Config:
         weight_std: standard deviation of the MLPs' initial matrices; None for the
             variance-preserving one.
         batch_size: images in a step, of all processes together.
-        lr: peak learning rate, between warm-up and cosine decay.
-        weight_decay: of AdamW, for matrices only.
+        optimizer: "adamw" for all parameters, or "muon" for the matrices of the blocks' linear maps
+            (arXiv 2502.16982) and AdamW for the others.
+        lr: peak learning rate of AdamW, between warm-up and decay.
+        muon_lr: peak learning rate of Muon.
+        coefficient_lr: learning rate of the rational functions' coefficients, in units of `lr`.
+        weight_decay: for matrices only.
+        coefficient_decay: weight decay of the coefficients.
         warmup: the share of all steps in which the learning rate rises.
+        frozen_until: the share of all steps in which the coefficients do not learn yet.
+        schedule: how the learning rate decays to 0, "cosine" or "linear".
+        precision: "float32"; "bf16" or "fp16" for mixed precision (autocast); "auto" for "float32"
+            on the CPU, and on a GPU for "bf16" if it computes in bfloat16 and for "fp16" if not.
         label_smoothing: the probability that is spread over all classes.
         clip_grad: largest norm of the gradient; 0 for no clipping.
+        shift: largest shift of a training image, in pixels each way.
+        cutout: side length of the square that is blanked in each training image
+            (arXiv 1708.04552), in pixels; 0 for none.
         rand_augment: operations on an image (RandAugment, arXiv 1909.13719).
         magnitude: of RandAugment, 0 to 30.
         mixup: alpha of Beta(alpha, alpha) (arXiv 1710.09412); 0 for none.
@@ -108,11 +147,20 @@ class Config:
     learned: bool = True
     weight_std: float | None = None
     batch_size: int = 128
+    optimizer: str = "adamw"
     lr: float = 1e-3
+    muon_lr: float = 0.02
+    coefficient_lr: float = 1.0
     weight_decay: float = 0.05
+    coefficient_decay: float = 0.0
     warmup: float = 0.1
+    frozen_until: float = 0.0
+    schedule: str = "cosine"
+    precision: str = "auto"
     label_smoothing: float = 0.1
     clip_grad: float = 1.0
+    shift: int = 4
+    cutout: int = 0
     rand_augment: int = 0
     magnitude: int = 9
     mixup: float = 0.0
@@ -131,6 +179,8 @@ class Config:
             check_int(name, getattr(self, name), least, most)
         for name, (least, most) in NUMBERS.items():
             check_number(name, getattr(self, name), least, most)
+        for name, allowed in CHOICES.items():
+            check_name(name, getattr(self, name), allowed)
         if self.weight_std is not None:
             check_number("weight_std", self.weight_std, 0)
         try:
@@ -177,9 +227,30 @@ class Config:
 # the augmentation that the two larger models share
 _STRONG: dict[str, Any] = {"drop_path": 0.1, "mixup": 0.2, "cutmix": 1.0}
 
+# tokens from convolutions: about 52 million multiply-adds an image
+COMPACT = Architecture(
+    **CIFAR10_SIZES,
+    patch_size=4,
+    embed_dim=128,
+    depth=4,
+    num_heads=4,
+    mlp_ratio=1.5,
+    stem="conv",
+    global_pool="seq",
+)
+
 PRESETS: dict[str, Config] = {
     "cifar-pico": Config().replace(patch_size=8, embed_dim=64, num_heads=2),
     "cifar-nano": Config(),
+    "cifar-compact": Config(
+        architecture=COMPACT,
+        optimizer="muon",
+        lr=3e-3,
+        schedule="linear",
+        precision="bf16",
+        shift=2,
+        cutout=8,
+    ),
     "cifar-small": Config(batch_size=256, rand_augment=1, ema=0.999).replace(
         embed_dim=192, depth=6, num_heads=3, **_STRONG
     ),
@@ -201,19 +272,127 @@ def build_model(config: Config, mlp: str | None = None) -> VisionTransformer:
     if config.weight_std is not None:
         for block in model.blocks:
             assert isinstance(block, Block)
-            truncated_normal_(block.mlp.fc1.weight, config.weight_std)
-            truncated_normal_(block.mlp.fc2.weight, config.weight_std)
+            for module in block.mlp.modules():
+                if isinstance(module, nn.Linear):
+                    truncated_normal_(module.weight, config.weight_std)
     for module in model.modules():
         if isinstance(module, GroupRational):
             module.requires_grad_(config.learned)
     return model
 
 
-def build_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW that decays matrices only.
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer | Combined:
+    """The optimizer of a model: AdamW, with Muon for a part of it if the config says so.
 
-    Biases, norms, embeddings and the coefficients of rational functions are spared. The
-    coefficients are two-dimensional too, so they are told from matrices by their module.
+    Weight decay is for matrices: biases, norms, embeddings and the coefficients of rational
+    functions are spared. Each parameter group has its peak learning rate as `initial_lr`, and
+    `coefficients` tells whether it holds those of rational functions.
+
+    Raises:
+        RuntimeError: Muon with a version of torch that does not have it.
+    """
+    parts = split_parameters(model, config.optimizer == "muon")
+    adamw = torch.optim.AdamW(
+        [
+            {"params": parts.matrices, "weight_decay": config.weight_decay},
+            {"params": parts.others, "weight_decay": 0.0},
+            {
+                "params": parts.coefficients,
+                "weight_decay": config.coefficient_decay,
+                "lr": config.lr * config.coefficient_lr,
+            },
+        ],
+        lr=config.lr,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    adamw.param_groups[2]["coefficients"] = True
+    optimizer = Combined([adamw, _muon(parts.of_muon, config)]) if parts.of_muon else adamw
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+        group.setdefault("coefficients", False)
+    return optimizer
+
+
+def _muon(parameters: list[nn.Parameter], config: Config) -> torch.optim.Optimizer:
+    if not hasattr(torch.optim, "Muon"):
+        raise RuntimeError(
+            f"optimizer='muon' needs torch 2.9 or newer; this is {torch.__version__}"
+        )
+    return torch.optim.Muon(
+        parameters, lr=config.muon_lr, weight_decay=config.weight_decay, momentum=0.95
+    )
+
+
+class Combined:
+    """Several optimizers, each for some parameters, that step together.
+
+    It has what a training loop and a checkpoint use of a `torch.optim.Optimizer`; parameters are
+    numbered through.
+    """
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]):
+        self.optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[int, Any] = {}
+        groups = []
+        for first, optimizer in zip(self._first_numbers(), self.optimizers, strict=True):
+            own = optimizer.state_dict()
+            state |= {first + index: values for index, values in own["state"].items()}
+            for group in own["param_groups"]:
+                groups.append(group | {"params": [first + index for index in group["params"]]})
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        groups = iter(state_dict["param_groups"])
+        for first, optimizer in zip(self._first_numbers(), self.optimizers, strict=True):
+            own_groups = [next(groups) for _ in optimizer.param_groups]
+            numbers = [number for group in own_groups for number in group["params"]]
+            states = state_dict["state"]
+            own_state = {number - first: states[number] for number in numbers if number in states}
+            for group in own_groups:
+                group["params"] = [number - first for number in group["params"]]
+            optimizer.load_state_dict({"state": own_state, "param_groups": own_groups})
+
+    def _first_numbers(self) -> list[int]:
+        """The number of each optimizer's first parameter."""
+        counts = [
+            sum(len(group["params"]) for group in optimizer.param_groups)
+            for optimizer in self.optimizers
+        ]
+        return [sum(counts[:index]) for index in range(len(counts))]
+
+
+class Parts(NamedTuple):
+    """The learned parameters of a model by how they are trained."""
+
+    matrices: list[nn.Parameter]
+    others: list[nn.Parameter]
+    coefficients: list[nn.Parameter]
+    of_muon: list[nn.Parameter]
+
+
+def split_parameters(model: nn.Module, muon: bool = False) -> Parts:
+    """The parameters that learn: matrices, coefficients of rational functions, others.
+
+    The coefficients are two-dimensional too, so they are told from matrices by their module.
+
+    Args:
+        model: any model.
+        muon: whether the matrices of its blocks' linear maps are a part of their own.
     """
     coefficients = {
         id(parameter)
@@ -221,38 +400,65 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
         if isinstance(module, GroupRational)
         for parameter in module.parameters()
     }
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    of_blocks = {
+        id(module.weight)
+        for block in model.modules()
+        if isinstance(block, Block)
+        for module in block.modules()
+        if isinstance(module, nn.Linear)
+    }
+    parts = Parts([], [], [], [])
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
+        if id(parameter) in coefficients:
+            parts.coefficients.append(parameter)
+        elif muon and id(parameter) in of_blocks:
+            parts.of_muon.append(parameter)
         # 4: a convolution's matrix, such as the patch embedding's
-        is_matrix = parameter.ndim in (2, 4) and id(parameter) not in coefficients
-        (matrices if is_matrix else others).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        betas=(0.9, 0.95),
-        fused=True,
-    )
+        elif parameter.ndim in (2, 4):
+            parts.matrices.append(parameter)
+        else:
+            parts.others.append(parameter)
+    return parts
 
 
-def learning_rate(step: int, steps: int, config: Config) -> float:
-    """The learning rate of a step: linear warm-up to `config.lr`, then a cosine down to 0.
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer | Combined, step: int, steps: int, config: Config
+) -> None:
+    """Sets the learning rates of a step: each group's `initial_lr` times `schedule`.
+
+    Args:
+        optimizer: of `build_optimizer`.
+        step, steps, config: as for `schedule`.
+    """
+    factor = schedule(step, steps, config)
+    frozen = step < round(config.frozen_until * steps)
+    for group in optimizer.param_groups:
+        waits = frozen and group["coefficients"]
+        group["lr"] = 0.0 if waits else group["initial_lr"] * factor
+
+
+def schedule(step: int, steps: int, config: Config) -> float:
+    """The learning rate of a step as a share of its peak: a linear warm-up, then the decay to 0.
 
     Args:
         step: from 0.
-        steps: of the whole training; the cosine reaches 0 at step number `steps`.
-        config: its `lr` and `warmup`.
+        steps: of the whole training; the decay reaches 0 at step number `steps`.
+        config: its `warmup` and `schedule`.
     """
     warmup = max(1, round(config.warmup * steps))
     if step < warmup:
-        return config.lr * (step + 1) / warmup
-    angle = math.pi * (step - warmup) / max(1, steps - warmup)
-    return config.lr * 0.5 * (1 + math.cos(angle))
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    if config.schedule == "linear":
+        return 1 - done
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def learning_rate(step: int, steps: int, config: Config) -> float:
+    """The learning rate of AdamW in a step: `config.lr` times `schedule`."""
+    return config.lr * schedule(step, steps, config)
 
 
 def prepare(
@@ -269,8 +475,8 @@ def prepare(
 
     Args:
         images, labels: uint8 (B, 3, 32, 32) and int64 (B,), on the device that computes.
-        config: its RandAugment, mixup and CutMix.
-        generator: of that device, for shifts and mirror images.
+        config: its shifts, cutout, RandAugment, mixup and CutMix.
+        generator: of that device, for shifts, mirror images and cutout.
         seed: for all else that is random here.
         classes: number of classes.
 
@@ -283,7 +489,9 @@ def prepare(
         torch.default_generator.manual_seed(seed)
         if config.rand_augment:
             images = _rand_augment(images, config)
-        x = augment(normalize(images), generator)
+        x = augment(normalize(images), generator, config.shift)
+        if config.cutout:
+            x = cutout(x, config.cutout, generator)
         mixers = _mixers(config, classes)
         if mixers:
             x, labels = v2.RandomChoice(mixers)(x, labels)

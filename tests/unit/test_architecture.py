@@ -5,7 +5,7 @@ import time
 import pytest
 
 import katlib
-from katlib.architecture import KAT_BASE, KAT_SMALL, KAT_TINY, Architecture
+from katlib.architecture import KAT_BASE, KAT_SMALL, KAT_TINY, MLPS, Architecture
 
 SMALL = dict(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2)
 
@@ -26,6 +26,10 @@ def test_the_released_models_have_the_papers_counts(architecture, parameters):
         dict(num_classes=3, mlp_ratio=2.5, in_chans=1),
         dict(groups=None, numerator_groups=None),
         dict(degrees=(1, 1), act_init=[([0.0, 1.0], [1.0])] * 2),
+        *[dict(mlp=mlp) for mlp in MLPS],
+        dict(stem="conv"),
+        dict(global_pool="seq"),
+        dict(stem="conv", in_chans=1, global_pool="seq"),
     ],
 )
 def test_the_count_is_that_of_the_model(options):
@@ -49,7 +53,11 @@ def test_the_count_is_that_of_the_model(options):
         (dict(mlp_ratio=0.001), "leaves no hidden features"),
         (dict(drop_rate=1.5), "drop_rate=1.5; allowed are numbers, 0 to 1"),
         (dict(drop_path_rate=1), "drop_path_rate=1 would always drop the last block"),
-        (dict(mlp="kan"), "mlp='kan' is not known; allowed are 'grkan' and 'mlp'"),
+        (dict(mlp="kan"), "mlp='kan' is not known; allowed are 'grkan', 'mlp', 'swiglu'"),
+        (dict(stem="cnn"), "stem='cnn' is not known; allowed are 'patch', 'conv'"),
+        (dict(global_pool="max"), "global_pool='max' is not known; allowed are 'token', 'seq'"),
+        (dict(stem="conv", patch_size=14), "patch_size=14; with stem='conv' allowed are powers"),
+        (dict(stem="conv", embed_dim=12, num_heads=2, groups=2), "does not divide embed_dim=12"),
         (dict(mlp=[]), r"mlp=\[\] is not known"),
         (dict(groups=7), "groups=7 does not divide embed_dim=768"),
         (dict(groups=0), "groups=0; allowed are whole numbers, 1 or more"),
@@ -91,3 +99,18 @@ def test_json_has_no_rational_functions_for_an_mlp():
 def test_a_dictionary_of_something_else_is_refused(values, words):
     with pytest.raises(ValueError, match=words):
         Architecture.from_dict(values)
+
+
+def test_the_layers_of_the_stem_double_the_channels():
+    assert Architecture(stem="conv", patch_size=16).stem_channels == (96, 192, 384, 768)
+
+
+@pytest.mark.parametrize("global_pool, tokens", [("token", 17), ("seq", 16)])
+def test_sequence_pooling_needs_no_class_token(global_pool, tokens):
+    assert Architecture(**SMALL, global_pool=global_pool).tokens == tokens
+
+
+def test_a_gated_mlp_costs_as_much_as_the_others():
+    sizes = dict(embed_dim=192, num_heads=3)
+    gated = Architecture(**sizes, mlp="swiglu").parameters
+    assert gated == pytest.approx(Architecture(**sizes, mlp="mlp").parameters, rel=0.002)

@@ -4,26 +4,33 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import urllib.error
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
 import katlib
+from katlib import files
 from katlib.train import data
-from katlib.train.data import CLASSES, MEAN, STD, augment, cache_folder, download, normalize
+from katlib.train.data import CLASSES, MEAN, STD, augment, download, normalize
 
 PAYLOAD = bytes(range(256)) * 4000  # a megabyte
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
@@ -47,6 +54,7 @@ class Server(http.server.ThreadingHTTPServer):
         ranges: what was asked for, request by request.
         resumable: whether it can send the rest of a file.
         status: the answer to every request; None for the file.
+        payload: the file.
     """
 
     def __init__(self):
@@ -55,6 +63,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.ranges = []
         self.resumable = True
         self.status = None
+        self.payload = PAYLOAD
         self.url = f"http://127.0.0.1:{self.server_port}/archive"
 
 
@@ -70,10 +79,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start = 0
         if asked and self.server.resumable:
             start = int(re.match(r"bytes=(\d+)-", asked).group(1))
-        if start >= len(PAYLOAD):
+        if start >= len(self.server.payload):
             self.send_error(416)
             return
-        body = PAYLOAD[start:]
+        body = self.server.payload[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -317,54 +326,216 @@ def test_of_several_threads_one_downloads_and_the_others_read(tmp_path, monkeypa
     assert len(set(loaded)) == 1
 
 
-LOAD = """
-import sys, time, torch
-from pathlib import Path
-from katlib.train import data
+TRAIN = """
+import sys
+from torchvision import datasets
+from katlib.train import __main__, data
 
-folder = Path(sys.argv[1])
-
-def load_slowly(folder, progress):
-    with (folder.parent / "calls").open("a") as file:
-        file.write("called\\n")
-    time.sleep(2)
-    return {name: torch.zeros(s, dtype=data.DTYPES[name]) for name, s in data.SHAPES.items()}
-
-data._from_torchvision = load_slowly
-print(data.load_cifar10(folder, progress=False).sha256)
+datasets.CIFAR10.url, data.ARCHIVE_SHA256, *arguments = sys.argv[1:]
+__main__.main(arguments)
 """
 
 
 @pytest.mark.slow
-def test_of_several_processes_one_downloads_and_the_others_read(tmp_path):
-    command = [sys.executable, "-c", LOAD, str(tmp_path / "cache")]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = {process.communicate(timeout=300)[0] for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
-    assert (tmp_path / "calls").read_text() == "called\n"
-    assert len(printed) == 1
+def test_torchrun_on_an_empty_folder_downloads_once(server, archive, tmp_path):
+    """All processes start at once, wait for the one that downloads, and train on the same data."""
+    server.payload = archive.read_bytes()
+    program = tmp_path / "train.py"
+    program.write_text(TRAIN, encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    source = [server.url, data._file_sha256(archive)]
+    flags = [
+        "--preset",
+        "cifar-pico",
+        "--epochs",
+        "1",
+        "--limit",
+        "128",
+        "--test-limit",
+        "64",
+        "--batch-size",
+        "64",
+    ]
+    command = [*torchrun, "--nproc-per-node", "2", program, *source, *flags]
+    run = subprocess.run(
+        [*command, "--out", tmp_path / "run"],
+        env=os.environ | {"KATLIB_DATA": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+    assert run.returncode == 0, run.stderr.decode(errors="replace")
+    record = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    assert record["data_sha256"] == data._digest(data._read_archive(archive))
+    assert len(server.ranges) == 1
+    assert names(tmp_path / "cache") == [CACHE]
+
+
+LOAD = """
+import sys
+from torchvision import datasets
+from katlib.train import data
+
+datasets.CIFAR10.url, data.ARCHIVE_SHA256 = sys.argv[1:]
+print(data.load_cifar10(progress=False).sha256)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_on_an_empty_folder_both_have_the_data(server, archive, tmp_path):
+    server.payload = archive.read_bytes()
+    command = [sys.executable, "-c", LOAD, server.url, data._file_sha256(archive)]
+    environment = os.environ | {"KATLIB_DATA": str(tmp_path / "cache")}
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=300)[0].strip() for process in processes]
+    assert printed == [data._digest(data._read_archive(archive))] * 2
+    assert len(server.ranges) == 1
+    assert names(tmp_path / "cache") == [CACHE]
 
 
 @pytest.mark.parametrize(
-    "environment, expected",
+    "root, environment",
     [
-        ({"KATLIB_DATA": "/data", "XDG_CACHE_HOME": "/cache"}, "/data"),
-        ({"XDG_CACHE_HOME": "/cache", "LOCALAPPDATA": "/local"}, "/cache/katlib"),
-        ({"LOCALAPPDATA": "/local"}, "/local/katlib"),
-        ({"HOME": "/home/reader"}, "/home/reader/.cache/katlib"),
+        ("~/kept", {"KATLIB_DATA": "/nowhere"}),
+        (None, {"KATLIB_DATA": "~/kept"}),
+        ("kept", {}),
     ],
 )
-def test_the_cache_lies_where_the_environment_says(monkeypatch, environment, expected):
-    for name in ("KATLIB_DATA", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
+def test_the_cache_lies_where_the_user_says(tmp_path, monkeypatch, zeros, root, environment):
+    fake_source(monkeypatch, zeros)
+    monkeypatch.chdir(tmp_path)
+    for name, value in ({"HOME": str(tmp_path)} | environment).items():
         monkeypatch.setenv(name, value)
-    assert cache_folder() == Path(expected)
+    katlib.load_cifar10(root, progress=False)
+    assert names(tmp_path / "kept") == [CACHE]
 
 
-def test_a_folder_that_is_given_goes_before_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("KATLIB_DATA", "/data")
-    assert cache_folder(tmp_path) == tmp_path
+# ---- folders that cannot be used
+
+
+@pytest.fixture
+def told_anew():
+    """Warnings that come once in a process come again."""
+    files._warn_once.cache_clear()
+
+
+@contextmanager
+def read_only(folder: Path):
+    """Nothing can be written in the folder, even if the tests run as root."""
+    folder.chmod(0o555)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            # a user without rights, who must be able to reach the folder
+            for parent in folder.parents:
+                if parent.stat().st_uid == 0 and parent.is_relative_to(tempfile.gettempdir()):
+                    parent.chmod(parent.stat().st_mode | 0o111)
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+needs_users = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users as in POSIX")
+
+
+@needs_users
+@pytest.mark.usefixtures("told_anew")
+def test_in_a_read_only_folder_the_data_stay_in_memory(tmp_path, monkeypatch, zeros):
+    calls = fake_source(monkeypatch, zeros)
+    with read_only(tmp_path), pytest.warns(UserWarning, match="Permission.*KATLIB_DATA") as told:
+        loaded = [katlib.load_cifar10(tmp_path, progress=False) for _ in range(2)]
+    assert [len(one.train_images) for one in loaded] == [50_000] * 2
+    assert len(told) == 1
+    assert tmp_path not in calls
+    assert names(tmp_path) == []
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory) -> Path:
+    """An archive like the original, of as many images. Each is all of one grey."""
+    random = np.random.default_rng(0)
+    files = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    greys = {file: random.integers(0, 256, (10_000, 1), dtype=np.uint8) for file in files}
+    path = tmp_path_factory.mktemp("archive") / data.ARCHIVE
+    rows = {file: grey.repeat(3072, 1) for file, grey in greys.items()}
+    write_torchvision_archive(path, rows, compresslevel=1)
+    return path
+
+
+@needs_users
+@pytest.mark.slow
+@pytest.mark.usefixtures("told_anew")
+def test_an_archive_in_a_read_only_folder_is_read(tmp_path, monkeypatch, archive):
+    shutil.copy(archive, tmp_path)
+    monkeypatch.setattr(data, "ARCHIVE_SHA256", data._file_sha256(archive))
+    no_source(monkeypatch)
+    with read_only(tmp_path), pytest.warns(UserWarning, match="stays in memory only"):
+        loaded = katlib.load_cifar10(tmp_path, progress=False)
+    assert loaded.sha256 == data._digest(data._read_archive(archive))
+    assert names(tmp_path) == [data.ARCHIVE]
+
+
+@needs_users
+def test_a_cache_in_a_read_only_folder_is_read(tmp_path, monkeypatch, zeros):
+    data._write_cache(tmp_path / CACHE, zeros)
+    no_source(monkeypatch)
+    with read_only(tmp_path), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        katlib.load_cifar10(tmp_path, progress=False)
+
+
+def spoil_home(tmp_path, monkeypatch):
+    """As in a container that runs under a number that no user has."""
+    for name in ("HOME", "KATLIB_DATA", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+
+
+def spoil_disk(tmp_path, monkeypatch):
+    def save(*arguments, **options):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setenv("KATLIB_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "save_file", save)
+
+
+def spoil_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.setenv("KATLIB_DATA", str(tmp_path / "file"))
+
+
+@pytest.mark.usefixtures("told_anew")
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [
+        (spoil_home, "home"),
+        (spoil_disk, "No space"),
+        (spoil_folder, "Not a directory"),
+    ],
+)
+def test_a_cache_that_cannot_be_used_is_told(tmp_path, monkeypatch, zeros, spoil, reason):
+    spoil(tmp_path, monkeypatch)
+    fake_source(monkeypatch, zeros)
+    with pytest.warns(UserWarning, match=f"cannot keep CIFAR-10 .*{reason}") as told:
+        loaded = katlib.load_cifar10(progress=False)
+    assert len(loaded.train_images) == 50_000
+    assert len(told) == 1
+
+
+def test_without_locks_the_download_lies_elsewhere_and_the_cache_is_kept(
+    tmp_path, monkeypatch, zeros
+):
+    def lock(path):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(data, "lock", lock)
+    calls = fake_source(monkeypatch, zeros)
+    katlib.load_cifar10(tmp_path, progress=False)
+    assert tmp_path not in calls
+    assert names(tmp_path) == [CACHE]
 
 
 # ---- the two sources, with three images in a file
@@ -397,22 +568,19 @@ def assert_are_the_batches(tensors: dict[str, torch.Tensor], batches) -> None:
     assert tensors["test_labels"].tolist() == [1, 2, 3]
 
 
-def write_torchvision_archive(path: Path, batches: dict[str, np.ndarray]) -> None:
-    with tarfile.open(path, "w:gz") as archive:
+def labels_of(rows: np.ndarray) -> list[int]:
+    return [1 + i % 9 for i in range(len(rows))]
+
+
+def write_torchvision_archive(path: Path, batches: dict[str, np.ndarray], **options) -> None:
+    with tarfile.open(path, "w:gz", **options) as archive:
         for name, rows in batches.items():
-            content = pickle.dumps({"data": rows, "labels": [1, 2, 3]})
+            content = pickle.dumps({"data": rows, "labels": labels_of(rows)})
             add_bytes(archive, f"cifar-10-batches-py/{name}", content)
         meta = pickle.dumps({"label_names": list(CLASSES)})
         add_bytes(archive, "cifar-10-batches-py/batches.meta", meta)
 
 
-@pytest.fixture
-def any_bytes_will_do(monkeypatch):
-    """Lets torchvision take files that are not the real ones."""
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
-
-
-@pytest.mark.usefixtures("any_bytes_will_do")
 def test_torchvisions_archive_is_read_and_removed(tmp_path, monkeypatch, batches):
     def download_fake(url, path, sha256, progress):
         assert sha256 == data.ARCHIVE_SHA256
@@ -424,13 +592,28 @@ def test_torchvisions_archive_is_read_and_removed(tmp_path, monkeypatch, batches
     assert names(tmp_path) == []
 
 
-@pytest.mark.usefixtures("any_bytes_will_do")
-def test_an_archive_that_the_user_put_there_stays(tmp_path, monkeypatch, batches):
-    write_torchvision_archive(tmp_path / "cifar-10-python.tar.gz", batches)
-    monkeypatch.setattr(data, "download", lambda *arguments: None)
-    tensors = data._from_torchvision(tmp_path, progress=False)
+@pytest.fixture
+def given(tmp_path, monkeypatch, batches) -> Path:
+    """An archive that the user put into the folder; it counts as the original."""
+    archive = tmp_path / data.ARCHIVE
+    write_torchvision_archive(archive, batches)
+    monkeypatch.setattr(data, "ARCHIVE_SHA256", data._file_sha256(archive))
+    no_source(monkeypatch)
+    return archive
+
+
+def test_an_archive_that_the_user_put_there_is_read_and_stays(given, batches):
+    tensors = data._download_tensors(given.parent, given.parent / "downloads", progress=False)
     assert_are_the_batches(tensors, batches)
-    assert names(tmp_path) == ["cifar-10-python.tar.gz"]
+    assert names(given.parent) == [data.ARCHIVE]
+
+
+def test_an_archive_that_is_not_the_original_is_named_and_not_read(given):
+    with given.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(RuntimeError, match="in the folder: it has another SHA-256"):
+        katlib.load_cifar10(given.parent, progress=False)
+    assert names(given.parent) == [data.ARCHIVE]
 
 
 def write_npm_archive(path: Path, batches: dict[str, np.ndarray]) -> None:
@@ -560,3 +743,28 @@ def test_augment_shifts_and_mirrors_and_does_nothing_else(image):
 
 def test_augment_is_determined_by_its_generator(image):
     assert torch.equal(augment_often(image), augment_often(image))
+
+
+# ---- cutout
+
+
+def cut(size: int, seed: int = 0) -> torch.Tensor:
+    images = torch.ones(50, 3, 32, 32)
+    return data.cutout(images, size, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("size", [1, 8, 32])
+def test_cutout_blanks_a_square_in_every_image(size):
+    blank = cut(size) == 0
+    assert blank.sum((1, 2, 3)).tolist() == [3 * size * size] * 50
+    assert (blank.any(1).any(2).sum(1) == size).all()
+    assert (blank.any(1).any(1).sum(1) == size).all()
+
+
+def test_cutout_blanks_another_place_in_each_image():
+    assert len({tuple(image.flatten().tolist()) for image in cut(8)}) > 40
+
+
+def test_cutout_follows_its_generator():
+    assert torch.equal(cut(8), cut(8))
+    assert not torch.equal(cut(8), cut(8, seed=1))
