@@ -1,14 +1,16 @@
 """katlib: the Kolmogorov-Arnold Transformer (KAT, arXiv 2409.10594).
 
 To understand KAT, read `reference`, `rational`, `init`, `grkan` and `vit`, in this order. Around
-them stand `ops` and the kernels in `cpu` and `cuda`, then `fit`, `spline`, `architecture`,
-`convert`, `pretrained` and `timm`. Three packages come with extras: `train`, `widgets` and `book`.
+them stand `ops` and the kernels in `cpu` and `cuda`, then `fit`, `formula`, `spline`,
+`architecture`, `convert`, `pretrained` and `timm`. Three packages come with extras: `train`,
+`widgets` and `book`.
 """
 
 from importlib import import_module
 
 from katlib.convert import from_vit
 from katlib.fit import RationalFit, fit_rational
+from katlib.formula import Formula, formula
 from katlib.grkan import GRKAN, GRKANMlp
 from katlib.init import gain
 from katlib.pretrained import load_pretrained, save_pretrained
@@ -35,6 +37,8 @@ __all__ = [
     "from_vit",
     "RationalFit",
     "fit_rational",
+    "Formula",
+    "formula",
     "gain",
     "load_cifar10",
     *LIVE,

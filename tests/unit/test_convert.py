@@ -1,6 +1,8 @@
 """From ViT to KAT: the same function, nothing shared, what cannot be converted refused."""
 
 import math
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import katlib
+from katlib.convert import KEPT_SAMPLES, GRKANIntermediate, _Sample
 from katlib.fit import fit_rational, max_error, refit
 from katlib.train import train
 from katlib.train.data import normalize
@@ -240,6 +243,13 @@ class Block(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
+class TanhBetween(Block):
+    """Its forward does more than its layers say."""
+
+    def forward(self, x):
+        return self.fc2(self.act(self.fc1(x)).tanh())
+
+
 def linears(**options):
     return dict(fc1=nn.Linear(8, 16), act=nn.GELU(), fc2=nn.Linear(16, 8)) | options
 
@@ -278,7 +288,7 @@ def linears(**options):
         (lambda: Block(**linears(act=nn.GLU())), "activation GLU, which mixes channels"),
         (
             lambda: Block(fc1=nn.Linear(8, 16), fc2=nn.Linear(16, 8)),
-            "activation NoneType; it must be a function without parameters",
+            "has no activation that can be found; it must be a module or a function",
         ),
         (
             lambda: Block(in_proj=nn.Linear(8, 8), mlp_act=nn.GELU()),
@@ -286,7 +296,23 @@ def linears(**options):
         ),
         (lambda: vit(mlp="grkan"), "is a GR-KAN already"),
         (lambda: nn.Linear(8, 8), "Linear has no MLP made of fc1, act and fc2"),
-        (lambda: vit(embed_dim=36, mlp_ratio=1.0), "groups=8 does not divide channels=36"),
+        (
+            lambda: vit(embed_dim=36, mlp_ratio=1.0),
+            "blocks.0.mlp .*: groups=8 does not divide channels=36",
+        ),
+        (lambda: Block(**linears(act=F.softmax)), "has the activation softmax, which mixes"),
+        (
+            lambda: Block(**linears(act=lambda x: F.dropout(x))),
+            "has the activation <lambda>, which mixes channels or is random",
+        ),
+        (
+            lambda: Block(
+                gate_proj=nn.Linear(8, 16), up_proj=nn.Linear(8, 16), down_proj=nn.Linear(16, 8)
+            ),
+            "gated: the product of two branches",
+        ),
+        (lambda: vit().to("meta"), "VisionTransformer is on the meta device"),
+        (lambda: Block(**linears()), "the model .Block. is itself an MLP"),
         (lambda: nn.Sequential(Block(**linears())), "does not say what size of images it takes"),
     ],
 )
@@ -311,6 +337,418 @@ def test_timms_gated_and_parallel_vits_are_refused(name, options):
     model = timm.create_model(name, depth=1, embed_dim=48, num_heads=3, **options)
     with pytest.raises(ValueError, match=r"gated|in one product"):
         katlib.from_vit(model)
+
+
+class Tower(nn.Module):
+    """Embeds patches, runs blocks one after the other, each beside a residual, and a head."""
+
+    img_size = 16
+
+    def __init__(self, *blocks, classes=5):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 8, stride=8)
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, images):
+        x = self.embed(images).flatten(2).mT  # (B, 4, 8)
+        for block in self.blocks:
+            x = x + block(F.layer_norm(x, (8,)))
+        return self.head(x.mean(1))
+
+
+def convert(model, **options):
+    return katlib.from_vit(model.eval(), **dict(degrees=(5, 4), tolerance=0.1) | options)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class TestTiedMlps:
+    """One MLP that stands in several places, as in timm's CoaT."""
+
+    @pytest.fixture
+    def tied(self):
+        torch.manual_seed(0)
+        one, other = Block(**linears()), Block(**linears())
+        return Tower(one, other, one)
+
+    def test_stay_tied(self, tied):
+        blocks = convert(tied).blocks
+        assert blocks[0] is blocks[2]
+        assert blocks[0] is not blocks[1]
+        assert all(isinstance(block, katlib.GRKANMlp) for block in blocks)
+
+    def test_are_fitted_to_what_they_get_in_every_place(self, tied, images):
+        with torch.no_grad():
+            # inputs of more than 3, the least interval
+            tied.blocks[0].fc1.weight.mul_(5)
+        seen = []
+        hook = tied.blocks[0].fc1.register_forward_hook(
+            lambda module, arguments, output: seen.append(output.abs().max().item())
+        )
+        tied(images)
+        hook.remove()
+        lo, hi = convert(tied, images=images).conversion["layers"]["blocks.0"]["interval"]
+        assert len(seen) == 2
+        assert hi == -lo == math.ceil(1.1 * max(seen)) > 3
+
+    def test_share_linear_maps_if_they_did(self, images):
+        one, other = Block(**linears()), Block(**linears())
+        other.fc1 = one.fc1
+        other.fc2.weight = one.fc2.weight
+        blocks = convert(Tower(one, other), images=images).blocks
+        assert blocks[0].fc1 is blocks[1].fc1
+        assert blocks[0].fc2.weight is blocks[1].fc2.weight
+        assert blocks[0].act2 is not blocks[1].act2
+
+
+def test_timms_coat_stays_tied():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("coat_tiny", img_size=32, embed_dims=(32,) * 4, num_classes=5)
+    kat = katlib.from_vit(model, torch.randn(4, 3, 32, 32), degrees=(5, 4), tolerance=0.1)
+    for block in kat.parallel_blocks:
+        assert isinstance(block.mlp2, katlib.GRKANMlp)
+        assert block.mlp2 is block.mlp3 is block.mlp4
+
+
+class Positioned(Tower):
+    """Adds what an MLP makes of the patches' coordinates."""
+
+    def __init__(self, *blocks):
+        super().__init__(*blocks)
+        self.position_mlp = Block(
+            fc1=nn.Linear(2, 12), act=nn.ReLU(), fc2=nn.Linear(12, 8, bias=False)
+        )
+        self.register_buffer("coordinates", torch.cartesian_prod(*[torch.arange(2.0)] * 2))
+
+    def forward(self, images):
+        bias = self.position_mlp(self.coordinates)
+        return super().forward(images) + bias.sum()
+
+
+class TestOtherMlps:
+    def test_of_positions_are_left_alone(self):
+        model = Positioned(Block(**linears()))
+        kat = convert(model)
+        assert isinstance(kat.position_mlp, Block)
+        assert list(kat.conversion["layers"]) == ["blocks.0"]
+        assert "positions" in kat.conversion["left_alone"]["position_mlp"]
+
+    def test_of_squeeze_and_excitation_are_left_alone(self):
+        excite = nn.Module()
+        excite.fc1, excite.fc2 = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        excite.act, excite.gate = nn.ReLU(), nn.Sigmoid()
+        model = Tower(Block(**linears()))
+        model.excite = excite
+        assert isinstance(convert(model).excite.fc1, nn.Conv2d)
+
+    def test_that_are_not_used_are_left_alone_with_a_warning(self):
+        model = Tower(Block(**linears()))
+        model.spare = Block(**linears())
+        with pytest.warns(UserWarning, match=r"spare .Block. stays as it is: the model does not"):
+            kat = convert(model)
+        assert isinstance(kat.spare, Block)
+
+    def test_that_compute_more_than_their_layers_are_refused(self):
+        with pytest.raises(ValueError, match=r"blocks.1 .TanhBetween. computes something else"):
+            convert(Tower(Block(**linears()), TanhBetween(**linears())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("swinv2_cr_tiny_224", dict(window_size=2, depths=(1, 1), embed_dim=48, num_heads=(3, 3))),
+        ("vit_relpos_small_patch16_224", dict(depth=2, embed_dim=48, num_heads=3)),
+        ("maxvit_rmlp_pico_rw_256", dict(depths=(1, 1, 1, 1))),
+    ],
+)
+def test_timms_position_mlps_are_left_alone(name, options):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(name, img_size=64, **options).eval()
+    images = torch.randn(4, 3, 64, 64)
+    left = katlib.from_vit(model, images).conversion["left_alone"]
+    assert left
+    assert all("positions" in reason for reason in left.values())
+
+
+class TestAHeadOfZeros:
+    """Its logits do not change, whatever becomes of the MLPs."""
+
+    @pytest.fixture
+    def model(self):
+        model = vit(depth=2)
+        nn.init.zeros_(model.head.weight)
+        return model
+
+    def test_hides_no_bad_fit(self, model):
+        with torch.no_grad():
+            model.blocks[1].mlp.fc1.weight.mul_(30)
+        words = "what blocks.1.mlp returns changes by .*% of its root mean square, more than"
+        with pytest.warns(UserWarning, match=words):
+            kat = katlib.from_vit(model, degrees=(3, 2))
+        assert kat.conversion["largest_logit_change"] == 0
+        assert kat.conversion["layers"]["blocks.1.mlp"]["output_change"] > 1e-2
+
+    def test_is_no_reason_to_warn(self, model):
+        kat = katlib.from_vit(model)
+        assert all(0 < layer["output_change"] < 1e-2 for layer in layers_of(kat))
+
+
+def layers_of(kat):
+    return kat.conversion["layers"].values()
+
+
+class TestWhatIsKeptOfTheInputs:
+    @pytest.fixture
+    def sample(self):
+        return _Sample()
+
+    def test_is_bounded_and_holds_every_part_by_its_size(self, sample):
+        for value in (1.0, 2.0, 3.0):
+            sample.add(torch.full((KEPT_SAMPLES,), value))
+        assert len(sample.values) == KEPT_SAMPLES
+        for value in (1.0, 2.0, 3.0):
+            assert (sample.values == value).double().mean() == pytest.approx(1 / 3, abs=0.01)
+
+    def test_is_all_if_there_is_little(self, sample):
+        sample.add(torch.arange(10.0))
+        sample.add(torch.arange(10.0, 30.0).view(4, 5))
+        assert sample.values.sort().values.tolist() == list(range(30))
+
+    def test_does_not_make_the_reach_smaller(self, sample):
+        x = torch.zeros(40 * KEPT_SAMPLES)
+        x[12345] = -7.0
+        sample.add(x)
+        sample.add(torch.ones(5))
+        assert sample.reach == 7.0
+
+    def test_does_not_grow_with_the_images(self):
+        kept = []
+        original = _Sample.add
+
+        def add(self, x):
+            original(self, x)
+            kept.append(self.values.numel())
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_Sample, "add", add)
+            convert(vit(depth=1), images=torch.randn(64, 3, 32, 32))
+        assert max(kept) == KEPT_SAMPLES
+
+
+class Intermediate(nn.Module):
+    """Named as in Hugging Face's ViTLayer."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.dense = nn.Linear(8, 16)
+        self.intermediate_act_fn = act
+
+    def forward(self, hidden_states):
+        return self.intermediate_act_fn(self.dense(hidden_states))
+
+
+class Output(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(16, 8)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, hidden_states, input_tensor):
+        return self.dropout(self.dense(hidden_states)) + input_tensor
+
+
+class HuggingFaceLayer(nn.Module):
+    def __init__(self, act):
+        super().__init__()
+        self.intermediate = Intermediate(act)
+        self.output = Output()
+
+    def forward(self, x):
+        return self.output(self.intermediate(x), x)
+
+
+class TestHuggingFacesDividedMlps:
+    @pytest.fixture(params=[nn.GELU(), F.gelu], ids=["module", "function"])
+    def model(self, request):
+        torch.manual_seed(0)
+        return Tower(HuggingFaceLayer(request.param)).eval()
+
+    def test_become_gr_kans_of_the_same_function(self, model, images):
+        kat = katlib.from_vit(model, images)
+        scale, change = scale_and_change(model, kat, images)
+        assert change < 1e-2 * scale
+        assert isinstance(kat.blocks[0].intermediate, GRKANIntermediate)
+        assert list(kat.conversion["layers"]) == ["blocks.0.intermediate"]
+
+    def test_keep_the_names_of_their_linear_maps(self, model, images):
+        before, after = model.state_dict(), katlib.from_vit(model, images).state_dict()
+        assert before.keys() <= after.keys()
+        assert {name.rpartition(".")[2] for name in after.keys() - before.keys()} == {
+            "weight_numerator",
+            "weight_denominator",
+        }
+
+
+class WithLogits(Tower):
+    def forward(self, images):
+        return SimpleNamespace(logits=super().forward(images), hidden_states=None)
+
+
+def test_a_model_that_returns_its_logits_in_an_object_is_converted(images):
+    kat = convert(WithLogits(Block(**linears())), images=images)
+    assert kat.conversion["logit_scale"] > 0
+
+
+def test_hugging_faces_vits_become_kats_of_the_same_function():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    kat = katlib.from_vit(transformers.ViTForImageClassification(config))
+    assert len(kat.conversion["layers"]) == 2
+    assert kat.conversion["relative_change"] < 1e-2
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    return pytest.importorskip("torchvision")
+
+
+class TestTorchvisions:
+    def test_vits_become_kats_of_the_same_function(self, torchvision):
+        torch.manual_seed(0)
+        model = torchvision.models.VisionTransformer(32, 8, 2, 3, 48, 96, dropout=0.1)
+        nn.init.normal_(model.heads.head.weight)
+        kat = katlib.from_vit(model)
+        images = torch.randn(16, 3, 32, 32)
+        scale, change = scale_and_change(model, kat, images)
+        assert change < 2e-2 * scale
+        layer = kat.encoder.layers.encoder_layer_0.mlp
+        assert [type(part) for part in layer] == [katlib.GRKANMlp, nn.Dropout]
+        assert layer[0].drop2.p == 0.1
+
+    def test_vits_without_dropout_get_gr_kans_alone(self, torchvision):
+        model = torchvision.models.VisionTransformer(32, 8, 1, 3, 48, 96)
+        kat = katlib.from_vit(model)
+        assert type(kat.encoder.layers.encoder_layer_0.mlp) is katlib.GRKANMlp
+
+    def test_norms_before_the_linear_maps_are_kept(self, torchvision):
+        model = torchvision.models.maxvit.MaxVit(
+            input_size=(32, 32), stem_channels=8, partition_size=2, block_channels=[16],
+            block_layers=[1], head_dim=8, stochastic_depth_prob=0.0,
+        )  # fmt: skip
+        kat = katlib.from_vit(model, torch.randn(4, 3, 32, 32))
+        mlp = kat.blocks[0].layers[0].layers.grid_attention.mlp_layer
+        assert [type(part) for part in mlp] == [nn.LayerNorm, katlib.GRKANMlp]
+
+    @pytest.mark.slow
+    def test_swins_position_mlps_are_left_alone(self, torchvision):
+        model = torchvision.models.SwinTransformer(
+            [4, 4], 48, [1, 1], [2, 4], [2, 2],
+            block=torchvision.models.swin_transformer.SwinTransformerBlockV2,
+            downsample_layer=torchvision.models.swin_transformer.PatchMergingV2,
+        )  # fmt: skip
+        kat = katlib.from_vit(model, torch.randn(4, 3, 32, 32))
+        block = kat.features[1][0]
+        assert type(block.mlp) is katlib.GRKANMlp
+        assert [type(part) for part in block.attn.cpb_mlp] == [nn.Linear, nn.ReLU, nn.Linear]
+
+
+ACTIVATIONS = {
+    "function": F.gelu,
+    "tanh variant": partial(F.gelu, approximate="tanh"),
+    "tanh variant as a module": nn.GELU(approximate="tanh"),
+    "in-place module": nn.SiLU(inplace=True),
+    "QuickGELU": lambda x: x * torch.sigmoid(1.702 * x),
+}
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize("attribute", ["act", "activation_fn", "nonlinearity"])
+def test_activations_are_found_whatever_they_are(act, attribute, images):
+    if attribute == "nonlinearity" and not isinstance(act, nn.Module):
+        pytest.skip("a function has to have a known name")
+    block = TheirNames(attribute, act)
+    model = Tower(block)
+    kat = katlib.from_vit(model, images)
+    scale, change = scale_and_change(model, kat, images)
+    assert change < 1e-2 * scale
+
+
+class TheirNames(nn.Module):
+    """An MLP whose activation has some name."""
+
+    def __init__(self, attribute, act):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.fc2 = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.attribute = attribute
+        setattr(self, attribute, act)
+
+    def forward(self, x):
+        return self.fc2(getattr(self, self.attribute)(self.fc1(x)))
+
+
+def test_activations_that_look_alike_have_their_own_fits(images):
+    """Two lambdas of one source, and two modules with the same repr."""
+
+    class Scaled(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x):
+            return torch.tanh(self.factor * x)
+
+    acts = [Scaled(0.5), Scaled(2.0), *(lambda x, k=k: torch.tanh(k * x) for k in (0.5, 2.0))]
+    torch.manual_seed(0)
+    model = Tower(*(Block(**linears(act=act)) for act in acts))
+    kat = convert(model, images=images)
+    x = torch.linspace(-2, 2, 16)
+    for act, block in zip(acts, kat.blocks, strict=True):
+        assert_close(block.act2(x), act(x), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_of_another_dtype_is_converted_as_well_as_one_of_float32(dtype):
+    torch.manual_seed(0)
+    kat = katlib.from_vit(vit(depth=2).to(dtype))
+    assert kat.conversion["degrees"] == (5, 4)
+    assert kat.conversion["relative_change"] < 1e-2
+    assert kat.blocks[0].mlp.fc1.weight.dtype == kat.head.weight.dtype == dtype
+    assert kat(torch.randn(2, 3, 32, 32, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, "meta"])
+def test_other_defaults_change_nothing(default, images):
+    torch.manual_seed(0)
+    model = Tower(Block(**linears()), Block(**linears(act=F.silu))).eval()
+    expected = convert(model).state_dict()
+    dtype = torch.get_default_dtype()
+    try:
+        if default == "meta":
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(default)
+        got = convert(model).state_dict()
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None)
+    assert all(torch.equal(value, expected[name]) for name, value in got.items())
+
+
+def test_activations_inputs_that_are_not_finite_are_named():
+    model = Tower(Block(**linears()), Block(**linears())).eval()
+    with torch.no_grad():
+        model.blocks[1].fc1.bias[0] = math.inf
+    with pytest.raises(ValueError, match=r"blocks.1 .Block. gives its activation numbers that"):
+        convert(model)
 
 
 def test_an_exception_in_the_model_is_passed_on():

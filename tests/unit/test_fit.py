@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import katlib
@@ -94,6 +95,7 @@ class TestAFit:
         (("sigmoid_",), "'sigmoid_' is not known; allowed are 'identity'"),
         (("swish", (-1, 4)), "degrees >= 0"),
         (("swish", (5, 4), (3, -3)), "lo < hi"),
+        (("swish", (5, 4), (-3, math.inf)), "a finite interval"),
         ((torch.log,), "not finite"),
         (("swish", (5, 4), (-3, 3), 0), "rounds=0; allowed are 1 or more"),
         ((lambda x: 1.5e308 * x.sign(), (1, 1), (-1, 1), 1), "too large to be fitted"),
@@ -102,6 +104,150 @@ class TestAFit:
 def test_what_cannot_be_fitted_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         katlib.fit_rational(*arguments)
+
+
+def prelu(slope=0.25, **options):
+    return nn.PReLU(init=slope, **options)
+
+
+def square_of(x):
+    """d(x^3 / 3) / dx, by autograd."""
+    return torch.autograd.grad((x.requires_grad_() ** 3 / 3).sum(), x)[0]
+
+
+# a target as people have it, and the same function without its peculiarity
+PECULIAR_TARGETS = {
+    "in-place SiLU": (nn.SiLU(inplace=True), F.silu),
+    "in-place function": (lambda x: x.mul_(2).tanh_(), lambda x: torch.tanh(2 * x)),
+    "PReLU that learns": (prelu(), lambda x: F.leaky_relu(x, 0.25)),
+    "PReLU in half precision": (prelu().half(), lambda x: F.leaky_relu(x, 0.25)),
+    "function that asks for gradients": (
+        lambda x: x * torch.ones(1, dtype=torch.float64, requires_grad=True),
+        lambda x: x,
+    ),
+    "derivative by autograd": (square_of, torch.square),
+    "RReLU in training mode": (nn.RReLU(0.2, 0.2 + 1e-9), lambda x: F.leaky_relu(x, 0.2)),
+    "dropout in training mode": (nn.Sequential(nn.Tanh(), nn.Dropout(0.5)), torch.tanh),
+    "function in float32": (lambda x: x.float().tanh(), torch.tanh),
+}
+
+
+@pytest.mark.parametrize("target, plain", PECULIAR_TARGETS.values(), ids=PECULIAR_TARGETS)
+class TestAPeculiarTarget:
+    def test_is_fitted_as_the_function_that_it_is(self, target, plain):
+        fitted = katlib.fit_rational(target, (3, 2), rounds=3)
+        assert fitted.max_error == pytest.approx(max_error(fitted, plain), abs=1e-6)
+        assert fitted.max_error == pytest.approx(
+            katlib.fit_rational(plain, (3, 2), rounds=3).max_error, rel=1e-2, abs=1e-6
+        )
+        assert not fitted.numerator.requires_grad
+
+    def test_is_refitted_as_the_function_that_it_is(self, target, plain, sine):
+        samples = torch.linspace(-2, 1, 100, dtype=torch.float64)
+        fitted = refit(sine, target, samples)
+        expected = refit(sine, plain, samples.clone())
+        assert fitted.max_error == pytest.approx(expected.max_error, rel=1e-2, abs=1e-6)
+
+    def test_has_the_gain_of_the_function_that_it_is(self, target, plain):
+        assert katlib.gain(target) == pytest.approx(katlib.gain(plain), rel=1e-6)
+        assert katlib.gain("relu") == pytest.approx(2.0)
+
+
+def test_a_module_that_is_fitted_stays_as_it_is():
+    module = nn.Sequential(nn.Dropout(0.5), prelu().half())
+    katlib.fit_rational(module, (3, 2), rounds=1)
+    assert module.training and module[0].training
+    assert module[1].weight.dtype == torch.float16
+    assert module[1].weight.requires_grad and module[1].weight.grad is None
+
+
+@pytest.mark.parametrize(
+    "target, words",
+    [
+        (lambda x: F.dropout(x, 0.5), "target is random: two calls"),
+        (lambda x: F.rrelu(x, training=True), "target is random: two calls"),
+        (prelu(device="meta"), "target PReLU is on the meta device, where it has no numbers"),
+        (lambda x: prelu()(x), "target cannot be computed for a torch.float64 tensor of shape"),
+        (lambda x: x.half(), "must return float32 or float64 values; it returned torch.float16"),
+        (lambda x: torch.complex(x, x), "it returned torch.complex128 on cpu"),
+        (lambda x: x.to("meta"), "it returned torch.float64 on meta"),
+        (lambda x: x.sum(), r"argument's shape, .601,.; it returned shape .."),
+        (lambda x: 1.0, "it returned a float"),
+    ],
+)
+def test_a_target_that_has_no_values_to_fit_is_refused(target, words):
+    with pytest.raises(ValueError, match=words):
+        katlib.fit_rational(target, (3, 2), rounds=1)
+
+
+@pytest.mark.parametrize(
+    "samples, words",
+    [
+        (torch.empty(0), "0 samples; allowed are 1 or more finite numbers"),
+        (torch.tensor([1.0, math.nan]), "2 samples; allowed are 1 or more finite numbers"),
+    ],
+)
+def test_samples_that_say_nothing_are_refused(samples, words, sine):
+    with pytest.raises(ValueError, match=words):
+        refit(sine, torch.sin, samples)
+
+
+def test_a_target_that_is_not_finite_at_a_sample_is_refused(sine):
+    with pytest.raises(ValueError, match="not finite on the samples and the interval, at x = 5"):
+        refit(sine, lambda x: torch.where(x > 4, math.inf, x), torch.tensor([0.0, 5.0]))
+
+
+@pytest.fixture(
+    params=[torch.float64, torch.bfloat16, torch.float16, "meta"], ids=lambda given: str(given)
+)
+def other_default(request):
+    """Another default dtype, or another default device."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    if request.param == "meta":
+        torch.set_default_device("meta")
+    else:
+        torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+class TestOtherDefaults:
+    """Everything is computed in float64 on the CPU, whatever torch's defaults are."""
+
+    @pytest.fixture(autouse=True)
+    def expected(self, sine):
+        """What is computed under the usual defaults, before the others are set."""
+        samples = torch.linspace(-2, 1, 100, dtype=torch.float64)
+        return {
+            "fit": katlib.fit_rational("tanh", (3, 2), rounds=3),
+            "refit": refit(sine, torch.sin, samples),
+            "samples": samples,
+        }
+
+    @pytest.fixture(autouse=True)
+    def others(self, expected, request):
+        request.getfixturevalue("other_default")
+
+    def test_change_no_fit(self, expected, other_default):
+        fitted = katlib.fit_rational("tanh", (3, 2), rounds=3)
+        assert torch.equal(fitted.numerator, expected["fit"].numerator)
+        assert torch.equal(fitted.denominator, expected["fit"].denominator)
+
+    def test_change_no_refit(self, expected, sine, other_default):
+        fitted = refit(sine, torch.sin, expected["samples"])
+        assert torch.equal(fitted.numerator, expected["refit"].numerator)
+
+    def test_change_no_value(self, expected, other_default):
+        x = expected["samples"]
+        assert (expected["fit"](x) - x.tanh()).abs().max() <= 1.01 * expected["fit"].max_error
+        assert max_error(expected["fit"], "tanh") == expected["fit"].max_error
+
+    def test_do_not_reach_what_a_target_makes(self, other_default):
+        fitted = katlib.fit_rational(
+            lambda x: torch.maximum(x, torch.zeros(1).double()), (3, 2), rounds=1
+        )
+        assert fitted.max_error == katlib.fit_rational("relu", (3, 2), rounds=1).max_error
 
 
 @pytest.fixture
