@@ -24,6 +24,7 @@ RATIONAL_ARGUMENTS = ("groups", "act_init", "degrees", "numerator_groups")
 MAX_SIZE = 10**6
 MAX_MLP_RATIO = 1000
 MAX_DEPTH = 1000
+MAX_DEGREE = 10**5
 MAX_PARAMETERS = 10**11
 
 
@@ -124,7 +125,7 @@ class Architecture:
 
     def _check_rational_functions(self) -> None:
         for degree in self.degrees:
-            check_int("degrees", degree, 0)
+            check_int("degrees", degree, 0, MAX_DEGREE)
         for name in ("groups", "numerator_groups"):
             count = getattr(self, name)
             if count is None:

@@ -4,11 +4,13 @@ They are chosen for being the strongest of their kind at the same cost: a gated 
 an activation that learns. All start variance-preserving, by the rule of `katlib.init`.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from katlib.init import variance_preserving_
+from katlib.init import gain, reset_by, undrawn_linear, variance_preserving_
 
 
 def squared_relu(x: Tensor) -> Tensor:
@@ -56,19 +58,20 @@ class SwiGLU(nn.Module):
 
     def __init__(self, in_features: int, hidden_features: int, drop: float = 0.0):
         super().__init__()
-        self.fc1_g = nn.Linear(in_features, hidden_features)
-        self.fc1_x = nn.Linear(in_features, hidden_features)
+        self.fc1_g = undrawn_linear(in_features, hidden_features)
+        self.fc1_x = undrawn_linear(in_features, hidden_features)
         self.act = nn.SiLU()
         self.drop1 = nn.Dropout(drop)
-        self.fc2 = nn.Linear(hidden_features, in_features)
+        self.fc2 = undrawn_linear(hidden_features, in_features)
+        # the two factors are independent at the start, and E[x^2] = 1
+        for layer, before in ((self.fc1_g, 1.0), (self.fc1_x, 1.0), (self.fc2, gain("swish"))):
+            reset_by(layer, partial(variance_preserving_, layer, before))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draws the three linear maps anew."""
-        variance_preserving_(self.fc1_g, "identity")
-        variance_preserving_(self.fc1_x, "identity")
-        # the two factors are independent at the start, and E[x^2] = 1
-        variance_preserving_(self.fc2, "swish")
+        for layer in (self.fc1_g, self.fc1_x, self.fc2):
+            layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.act(self.fc1_g(x)) * self.fc1_x(x)  # (B, N, hidden)

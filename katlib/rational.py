@@ -14,12 +14,16 @@ Letters as in the papers: a and b are the coefficients, P and Q the polynomials,
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from katlib import ops
+
+# coefficients as plain numbers, a row for each group
+Coefficients = tuple[tuple[float, ...], ...]
 
 # GELU of the KAT release (arXiv 2409.10594). It was fitted with another denominator than the one
 # that is evaluated, so it is 1.46 off at x = 3 (chapter 5).
@@ -41,13 +45,18 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
         x: any shape of rank 1 or more; float16, bfloat16, float32 or float64. C is its size along
             `dim`.
         numerator: (Gn, m + 1), the coefficients a_0 .. a_m of each numerator group in ascending
-            order.
+            order; one of the same types.
         denominator: (Gd, n), the coefficients b_1 .. b_n of each denominator group; only their
             absolute values count.
         dim: the channel dimension; -1 for (batch, tokens, channels), 1 for (N, C, H, W).
 
     Gn and Gd are any divisors of C. A group is a block of neighbouring channels
     (arXiv 2409.10594, equations 11 to 13).
+
+    Value and gradients are right for |x| up to 10^6, and for every finite float16, with degrees up
+    to 8 and coefficients up to 100. bfloat16 and float32 have a wider range. With degrees up to 5,
+    polynomials of much larger x overflow in float32, and the result may be infinite, NaN or 0. With
+    higher degrees, huge x are computed in float64 (on Apple's GPUs, which lack it, in float32).
 
     Returns:
         A tensor of x's shape, dtype and memory format. Half types are computed in float32, float64
@@ -56,7 +65,7 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, dim: int = -1
         differentiation (`torch.func.jvp`) raises NotImplementedError.
 
     Raises:
-        TypeError: an argument is not a floating-point tensor.
+        TypeError: an argument is not a tensor of one of these types.
         ValueError: shapes, devices, groups or `dim` do not fit; the message says what was given and
             what is allowed.
 
@@ -103,13 +112,23 @@ def initial_coefficients(
         ValueError: an unknown name, degrees for which that name was not fitted, or coefficients of
             another number.
     """
+    a, b = _start(init, degrees)
+    # on the CPU whatever the default device is: whoever asks wants to read the numbers
+    return (
+        torch.tensor(a, dtype=torch.float64, device="cpu"),
+        torch.tensor(b, dtype=torch.float64, device="cpu"),
+    )
+
+
+def _start(init: Any, degrees: tuple[int, int] | None) -> tuple[list[float], list[float]]:
+    """`initial_coefficients` as plain numbers, which are there in a `FakeTensorMode` too."""
     if isinstance(init, str):
         if degrees is None:
             raise ValueError(f"init={init!r} has no degrees of its own; give degrees=(m, n)")
         a, b = _named_coefficients(init, _checked_degrees(degrees))
     else:
         a, b = (init.numerator, init.denominator) if hasattr(init, "numerator") else init
-    a, b = (torch.as_tensor(c, dtype=torch.float64).detach().flatten() for c in (a, b))
+    a, b = _numbers(a), _numbers(b)
     m, n = (len(a) - 1, len(b)) if degrees is None else _checked_degrees(degrees)
     if (len(a), len(b)) != (m + 1, n):
         raise ValueError(
@@ -117,6 +136,17 @@ def initial_coefficients(
             f"degrees={degrees} needs {m + 1} and {n}"
         )
     return a, b
+
+
+def _numbers(values: Any) -> list[float]:
+    """A tensor's, an array's or a list's numbers, in one row."""
+    # tolist before any conversion: Apple's GPUs have no float64, and for a tensor from outside of a
+    # FakeTensorMode it works within one, as no other operation does
+    array = np.asarray(values.tolist() if isinstance(values, Tensor) else values)
+    # an empty list is float64; None, texts and ragged lists have other kinds
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"init holds {values!r:.100}; allowed are numbers")
+    return array.astype(np.float64).ravel().tolist()
 
 
 def _checked_degrees(degrees: tuple[int, int]) -> tuple[int, int]:
@@ -162,10 +192,20 @@ class GroupRational(nn.Module):
         numerator_groups: number of numerators, likewise; 1 shares one among all groups, as the
             released KAT models do.
         dim: the channel dimension of the input.
+        device, dtype: where and as what the parameters are made; default: PyTorch's default device
+            and dtype, as for `torch.nn.Linear`.
 
     Parameters (names as in the released checkpoints):
-        weight_numerator: (numerator_groups, m + 1), float32.
-        weight_denominator: (groups, n), float32.
+        weight_numerator: (numerator_groups, m + 1).
+        weight_denominator: (groups, n).
+
+    A half-precision input is computed in float32, and float32 coefficients are right for it: so it
+    is under autocast. A layer that is made or cast as a half type has coefficients of that type,
+    like any PyTorch module; they are rounded to it, which powers of x magnify.
+
+    Attributes:
+        start: the coefficients to start from, a numerator and a denominator for all groups, as
+            plain numbers. `reset_parameters` goes back to them.
 
     Raises:
         ValueError: group counts that do not divide `channels`, or an `init` that is not known.
@@ -175,6 +215,9 @@ class GroupRational(nn.Module):
         torch.Size([2, 64])
     """
 
+    # modules that were pickled before this attribute came have none of their own
+    start: tuple[Coefficients, Coefficients] | None = None
+
     def __init__(
         self,
         channels: int,
@@ -183,15 +226,36 @@ class GroupRational(nn.Module):
         degrees: tuple[int, int] = (5, 4),
         numerator_groups: int | None = 1,
         dim: int = -1,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         groups = _checked_groups("groups", groups, channels)
         numerator_groups = _checked_groups("numerator_groups", numerator_groups, channels)
-        a, b = initial_coefficients(init, degrees)
+        a, b = _start(init, degrees)
+        self.start = ((tuple(a),), (tuple(b),))
         self.channels = channels
         self.dim = dim
-        self.weight_numerator = nn.Parameter(a.float().repeat(numerator_groups, 1))
-        self.weight_denominator = nn.Parameter(b.float().repeat(groups, 1))
+        numerator = torch.empty(numerator_groups, len(a), device=device, dtype=dtype)
+        denominator = torch.empty(groups, len(b), device=device, dtype=dtype)
+        self.weight_numerator = nn.Parameter(numerator)
+        self.weight_denominator = nn.Parameter(denominator)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets every group's coefficients to where they started, whatever they are now.
+
+        Raises:
+            RuntimeError: the layer comes from a pickle of a version that did not keep its start.
+        """
+        if self.start is None:
+            raise RuntimeError(
+                "this GroupRational does not know where it started: it was pickled by an older "
+                "version of katlib; build it anew and load its state dict"
+            )
+        a, b = self.start
+        assign_(self.weight_numerator, torch.tensor(a, dtype=torch.float64, device="cpu"))
+        assign_(self.weight_denominator, torch.tensor(b, dtype=torch.float64, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
         has_dim = -x.ndim <= self.dim < x.ndim
@@ -209,6 +273,37 @@ class GroupRational(nn.Module):
             f"{self.channels}, groups={groups}, degrees=({m - 1}, {n}), "
             f"numerator_groups={numerator_groups}, dim={self.dim}"
         )
+
+
+@torch.no_grad()
+def assign_(parameter: Tensor, values: Tensor) -> None:
+    """Copies values that broadcast to the parameter's shape into it, whole or sharded.
+
+    Every process passes the values of the whole tensor; of a DTensor each keeps its part of those
+    of the first process.
+    """
+    values = values.to(parameter.dtype).to(parameter.device).expand(parameter.shape)
+    if is_distributed(parameter):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        sharded = cast(DTensor, parameter)
+        mesh, placements = sharded.device_mesh, sharded.placements
+        values = distribute_tensor(values.contiguous(), mesh, placements)
+    parameter.copy_(values)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, or all of a DTensor, whose parts the processes then exchange."""
+    if not is_distributed(tensor):
+        return tensor
+    from torch.distributed.tensor import DTensor
+
+    return cast(DTensor, tensor).full_tensor()
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    """Whether it is a DTensor; its module, which takes a second to import, is not imported."""
+    return hasattr(tensor, "device_mesh")
 
 
 def _checked_groups(name: str, count: int | None, channels: int) -> int:
@@ -249,7 +344,7 @@ def _check(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
 def _check_tensor(name: str, tensor: Tensor, x: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
-    if not tensor.is_floating_point():
+    if tensor.dtype not in ops.DTYPES:
         raise TypeError(
             f"{name} is {tensor.dtype}; allowed are float16, bfloat16, float32 and float64"
         )

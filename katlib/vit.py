@@ -17,7 +17,16 @@ from torch.nn import functional as F
 
 from katlib.architecture import Architecture
 from katlib.grkan import GRKANMlp
-from katlib.init import Activation, mimetic_, truncated_normal_, variance_preserving_
+from katlib.init import (
+    Activation,
+    gain_at_start,
+    mimetic_,
+    normal_,
+    reset_by,
+    truncated_normal_,
+    undrawn_linear,
+    variance_preserving_,
+)
 from katlib.mlps import ChannelPReLU, SquaredReLU, SwiGLU, squared_relu
 
 
@@ -27,9 +36,16 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-        mimetic_(self.qkv, self.proj, num_heads)
+        self.qkv = undrawn_linear(dim, 3 * dim)
+        self.proj = undrawn_linear(dim, dim)
+        for layer in (self.qkv, self.proj):
+            # values and projection are factors of one product, so they are drawn together
+            reset_by(layer, self.reset_parameters)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights anew."""
+        mimetic_(self.qkv, self.proj, self.num_heads)
 
     def forward(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
@@ -59,17 +75,19 @@ class Mlp(nn.Module):
         start: Activation = "gelu",
     ):
         super().__init__()
-        self.start = start
-        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.gain = gain_at_start(start)
+        self.fc1 = undrawn_linear(in_features, hidden_features)
         self.act = nn.GELU() if act is None else act
         self.drop1 = nn.Dropout(drop)
-        self.fc2 = nn.Linear(hidden_features, in_features)
+        self.fc2 = undrawn_linear(hidden_features, in_features)
+        reset_by(self.fc1, partial(variance_preserving_, self.fc1))
+        reset_by(self.fc2, partial(variance_preserving_, self.fc2, self.gain))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draws both linear maps anew."""
-        variance_preserving_(self.fc1, "identity")
-        variance_preserving_(self.fc2, self.start)
+        variance_preserving_(self.fc1)
+        variance_preserving_(self.fc2, self.gain)
 
     def forward(self, x: Tensor) -> Tensor:
         # (B, N, C) -> (B, N, hidden) -> (B, N, C)
@@ -116,7 +134,12 @@ class PatchEmbed(nn.Module):
     def __init__(self, patch_size: int, in_chans: int, dim: int):
         super().__init__()
         self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size)
-        nn.init.normal_(self.proj.weight, std=1 / math.sqrt(in_chans * patch_size**2))
+        reset_by(self.proj, self.reset_parameters)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the map anew: a patch of N(0, 1) becomes a token of variance 1."""
+        normal_(self.proj.weight, 1 / math.sqrt(self.proj.weight[0].numel()))
         assert self.proj.bias is not None
         nn.init.zeros_(self.proj.bias)
 
@@ -144,13 +167,18 @@ class ConvTokenizer(nn.Module):
                 for i in range(len(channels))
             ]
         )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # for ReLU (He et al., arXiv 1502.01852)
+                std = math.sqrt(2 / module.weight[0].numel())
+                reset_by(module, partial(normal_, module.weight, std))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the convolutions anew, for ReLU (He et al., arXiv 1502.01852)."""
+        """Draws the convolutions anew."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                module.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_layers(x).flatten(2).transpose(1, 2)  # (B, 3, H, W) -> (B, N, C)
@@ -241,17 +269,27 @@ class VisionTransformer(nn.Module):
         self.cls_token: nn.Parameter | None = None
         self.attention_pool: nn.Linear | None = None
         if global_pool == "token":
-            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=1e-6))
+            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         else:
             self.attention_pool = nn.Linear(embed_dim, 1)
-        position = torch.empty(1, architecture.tokens, embed_dim)
-        self.pos_embed = nn.Parameter(truncated_normal_(position, 0.02))
+        self.pos_embed = nn.Parameter(torch.empty(1, architecture.tokens, embed_dim))
+        self.reset_parameters()
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.Sequential(*[make_block(architecture, i) for i in range(depth)])
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.head = nn.Linear(embed_dim, num_classes)
-        truncated_normal_(self.head.weight, 0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = undrawn_linear(embed_dim, num_classes)
+        reset_by(self.head, partial(_draw_head, self.head))
+        self.head.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the class token and the positions anew.
+
+        All modules within have a `reset_parameters` of their own. To reset the whole model:
+        `model.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)`.
+        """
+        if self.cls_token is not None:
+            normal_(self.cls_token, 1e-6)
+        truncated_normal_(self.pos_embed, 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.img_size, self.img_size):
@@ -273,6 +311,11 @@ class VisionTransformer(nn.Module):
             return x.select(1, 0)
         weights = self.attention_pool(x).softmax(1)  # (B, tokens, 1)
         return (weights.transpose(1, 2) @ x).squeeze(1)
+
+
+def _draw_head(head: nn.Linear) -> None:
+    truncated_normal_(head.weight, 0.02)
+    nn.init.zeros_(head.bias)
 
 
 def make_stem(architecture: Architecture) -> PatchEmbed | ConvTokenizer:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
@@ -220,6 +221,39 @@ def test_a_group_rational_starts_from_a_pair():
     x = torch.linspace(-3, 3, 50)[:, None].expand(-1, 4)
     layer = katlib.GroupRational(4, 2, init=([0.0, 1.0], [1.0]), degrees=(1, 1))
     assert_close(layer(x), torch.nn.functional.softsign(x))
+
+
+@pytest.mark.parametrize("context", [FakeTensorMode, lambda: torch.device("meta")])
+def test_a_start_is_read_whatever_tensors_are_made_now(context):
+    """Named, fitted before, or a pair of lists or of tensors that require gradients."""
+    starts = ["swish", katlib.fit_rational(torch.sin), ([0.0] * 6, [1] * 4)]
+    starts.append(tuple(c.requires_grad_() for c in initial_coefficients("tanh")))
+    expected = [[c.tolist() for c in initial_coefficients(start)] for start in starts]
+    with context():
+        layers = [katlib.GroupRational(4, 2, init=start) for start in starts]
+    assert [[list(row) for (row,) in layer.start] for layer in layers] == expected
+
+
+@pytest.mark.parametrize("start", [(["0"], ["1"]), ([None], [1.0]), ([1.0], [1.0 + 1j])])
+def test_a_start_of_other_things_than_numbers_is_refused(start):
+    with pytest.raises(TypeError, match="allowed are numbers"):
+        initial_coefficients(start, None)
+
+
+def test_initial_coefficients_are_numbers_on_any_default_device():
+    with torch.device("meta"):
+        a, b = initial_coefficients("swish")
+    assert (a.device.type, b.dtype) == ("cpu", torch.float64)
+
+
+def test_a_reset_forgets_what_was_learned():
+    layer = katlib.GroupRational(8, groups=2, init="gelu", numerator_groups=2)
+    start = [p.tolist() for p in layer.parameters()]
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    layer.reset_parameters()
+    assert [p.tolist() for p in layer.parameters()] == start
 
 
 def test_coefficients_bring_their_own_degrees():

@@ -1,10 +1,16 @@
 """The Vision Transformer and KAT: names, shapes, twins, gradients, drop path."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -62,7 +68,7 @@ def test_a_model_knows_its_architecture():
     [
         (dict(img_size=30, patch_size=16), "patch_size=16 does not divide img_size=30"),
         (dict(img_size=32, embed_dim=10, num_heads=3), "num_heads=3 does not divide"),
-        (dict(img_size=32, mlp="kan", depth=1), "allowed are 'grkan' and 'mlp'"),
+        (dict(img_size=32, mlp="kan", depth=1), "allowed are 'grkan', 'mlp'"),
     ],
 )
 def test_bad_arguments_say_what_is_allowed(arguments, words):
@@ -91,3 +97,168 @@ def test_drop_path_drops_whole_samples():
 def test_drop_path_does_nothing_in_evaluation():
     x = torch.ones(20, 2, 3)
     assert torch.equal(DropPath(0.25).eval()(x), x)
+
+
+KINDS = ["grkan", "mlp"]
+TINY = SMALL | dict(embed_dim=64, num_heads=2)
+
+
+def reset_parents_first(model):
+    """As FSDP and torchtune do it."""
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
+def reset_owners_last_first(model):
+    """Only modules with parameters of their own, as FSDP calls them."""
+    for module in reversed(list(model.modules())):
+        if list(module.parameters(recurse=False)):
+            module.reset_parameters()
+
+
+def reset_children_first(model):
+    model.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
+
+
+def materialise_one_by_one(model):
+    """FSDP gives each module its memory and resets it before it comes to the next."""
+    for module in model.modules():
+        if list(module.parameters(recurse=False)):
+            module.to_empty(device="cpu", recurse=False)
+            module.reset_parameters()
+
+
+RESETS = [reset_parents_first, reset_owners_last_first, reset_children_first]
+
+
+def statistics_of(model):
+    """Mean and standard deviation of each parameter, and the products of attention's weights."""
+    found = {}
+    for name, value in model.state_dict().items():
+        value = value.double()
+        found[name] = (value.mean().item(), value.std(unbiased=False).item())
+    for i, block in enumerate(model.blocks):
+        v = block.attn.qkv.weight.chunk(3)[2]
+        found[f"product {i}"] = ((block.attn.proj.weight @ v).diagonal().mean().item(), 0.0)
+    return found
+
+
+def check_fresh(model, kind):
+    """The model's parameters are distributed as those of a new one."""
+    expected = statistics_of(katlib.VisionTransformer(**TINY, mlp=kind))
+    for name, (mean, std) in statistics_of(model).items():
+        wanted_mean, wanted_std = expected[name]
+        # the class token has 64 numbers
+        assert std == pytest.approx(wanted_std, rel=0.5 if name == "cls_token" else 0.15), name
+        assert mean == pytest.approx(wanted_mean, abs=0.08), name
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_deferred_initialisation(kind, reset):
+    with torch.device("meta"):
+        model = katlib.VisionTransformer(**TINY, mlp=kind)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+    reset(model)
+    check_fresh(model, kind)
+
+
+def test_modules_that_get_their_memory_one_by_one(kind):
+    with torch.device("meta"):
+        model = katlib.VisionTransformer(**TINY, mlp=kind)
+    materialise_one_by_one(model)
+    check_fresh(model, kind)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_a_reset_between_folds_forgets_what_was_learned(kind, reset):
+    model = katlib.VisionTransformer(**TINY, mlp=kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(3.0)
+    reset(model)
+    check_fresh(model, kind)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_is_reset_by_itself(kind, copied):
+    model = katlib.VisionTransformer(**TINY, mlp=kind)
+    before = copy.deepcopy(model.state_dict())
+    twin = copied(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.fill_(7.0)
+    reset_parents_first(twin)
+    check_fresh(twin, kind)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_model_is_built_in_fake_tensor_mode(kind):
+    with FakeTensorMode():
+        model = katlib.VisionTransformer(**TINY, mlp=kind)
+        assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+        reset_parents_first(model)
+
+
+@pytest.fixture
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield dtype
+    torch.set_default_dtype(before)
+
+
+TYPES = [torch.float64, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_model_of_the_default_type(kind, default_dtype):
+    model = katlib.VisionTransformer(**TINY, mlp=kind)
+    assert {p.dtype for p in model.parameters()} == {default_dtype}
+    assert model(torch.randn(2, 3, 32, 32)).isfinite().all()
+    torch.set_default_dtype(torch.float32)
+    check_fresh(model.float(), kind)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_model_that_is_cast_computes_the_same(kind, dtype):
+    model = katlib.VisionTransformer(**TINY, mlp=kind)
+    x = torch.randn(2, 3, 32, 32)
+    expected = model(x)
+    assert_close(model.to(dtype)(x.to(dtype)).float(), expected, atol=0.02, rtol=0.05)
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    """One process that stands for all: what is tried is DTensor's dispatch."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def test_distributed_tensors_are_drawn_as_plain_ones(kind, mesh):
+    """The same seed gives the same weights, sharded or not."""
+    plain, sharded = (katlib.VisionTransformer(**TINY, mlp=kind) for _ in range(2))
+    for module in sharded.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            shards = distribute_tensor(parameter.detach(), mesh, [Shard(0)])
+            setattr(module, name, torch.nn.Parameter(shards))
+    for model in (plain, sharded):
+        torch.manual_seed(1)
+        reset_parents_first(model)
+    state = sharded.state_dict()
+    assert all(isinstance(value, DTensor) for value in state.values())
+    if kind == "grkan":
+        assert katlib.gain(sharded.blocks[0].mlp.act2) == katlib.gain(plain.blocks[0].mlp.act2)
+    for name, value in plain.state_dict().items():
+        assert_close(state[name].full_tensor(), value, msg=lambda m, name=name: f"{name}: {m}")
