@@ -17,6 +17,11 @@ trains the twin with MLPs in the same way.
 
 writes results/cifar-nano-mlp-seed0-15epochs.json, and results/inside-twins.json: what each MLP and
 the largest channel mean to either of the two models.
+
+    python benchmarks/publish.py --probe
+
+writes the published weights' file anew, with what the model makes of the probe image in its header;
+the weights stay as they are.
 """
 
 import argparse
@@ -27,6 +32,8 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import katlib
@@ -35,6 +42,7 @@ from katlib.book.results import FOLDER
 from katlib.files import write_json, write_whole
 from katlib.images import CLASSES, MEAN, STD
 from katlib.pretrained import OURS, save_pretrained
+from katlib.probe import as_json, probe_outputs
 from katlib.provenance import device_name, git_commit
 from katlib.train import evaluate, train
 from katlib.train.checkpoint import load_checkpoint
@@ -99,7 +107,7 @@ def train_kat(folder: Path) -> None:
 
 def publish_kat(folder: Path) -> None:
     """Writes the weights, in float16, and the records; prints what float16 costs."""
-    record = json.loads((folder / "result.json").read_text())
+    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     model = katlib.load_pretrained(folder / "checkpoint.safetensors")
     OURS[NAME].parent.mkdir(exist_ok=True)
     save_pretrained(
@@ -119,6 +127,18 @@ def publish_kat(folder: Path) -> None:
     print_accuracy("in float16", katlib.load_pretrained(NAME), data)
 
 
+def add_probe() -> None:
+    """Puts the outputs for the probe image into the header of the published file."""
+    path = OURS[NAME]
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = file.metadata()
+    model = katlib.load_pretrained(NAME)
+    outputs = probe_outputs(model, model.architecture.in_chans, model.architecture.img_size)
+    with write_whole(path) as temporary:
+        save_file(tensors, temporary, header | {"probe": json.dumps(as_json(outputs))})
+
+
 def print_accuracy(title: str, model: nn.Module, data: CIFAR10) -> None:
     loss, accuracy = evaluate(model, data.test_images, data.test_labels)
     print(f"{title}: {accuracy:.2%} of 10,000 test images, loss {loss:.4f}")
@@ -133,7 +153,7 @@ def train_twin(folder: Path) -> None:
 
 def publish_twin(folder: Path) -> None:
     """Writes the record of the twin, and what each MLP means to the KAT and to the twin."""
-    write_json(run_file("mlp"), json.loads((folder / "result.json").read_text()))
+    write_json(run_file("mlp"), json.loads((folder / "result.json").read_text(encoding="utf-8")))
     data = katlib.load_cifar10()
     twin = new_model("mlp")
     load_checkpoint(folder / "checkpoint.safetensors", twin)
@@ -218,10 +238,16 @@ def largest_channel(x: Tensor) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--twin", action="store_true")
+    parser.add_argument("--probe", action="store_true")
     options = parser.parse_args()
+    if options.probe:
+        add_probe()
+        return
+    if options.folder is None:
+        parser.error("the folder of the training run is missing")
     if options.twin:
         action = train_twin if options.train else publish_twin
     else:

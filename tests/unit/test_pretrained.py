@@ -21,7 +21,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import katlib
-from katlib import hub, pretrained
+from katlib import files, hub, pretrained
 from katlib.architecture import KAT_BASE, KAT_SMALL, KAT_TINY, Architecture
 from katlib.images import CLASSES, MEAN, STD
 from katlib.train import train
@@ -71,7 +71,8 @@ def model(released, tmp_path_factory):
     """The model of a file like the released KAT-T's."""
     path = tmp_path_factory.mktemp("released") / "model.safetensors"
     save_file(released, path)
-    return katlib.load_pretrained(path)
+    with pytest.warns(UserWarning, match="taken for that, with num_heads=3"):
+        return katlib.load_pretrained(path)
 
 
 class TestAFileOfTheReleasedNamesAndShapes:
@@ -162,7 +163,7 @@ class TestOurOwnFormat:
     def test_has_the_header_keys_that_it_always_had(self, path):
         with safe_open(path, "pt") as file:
             keys = file.metadata().keys() - {"test_accuracy"}
-        assert keys == {"architecture", "mean", "std", "classes", "crop_pct"}
+        assert keys - {"probe"} == {"architecture", "mean", "std", "classes", "crop_pct"}
 
     def test_keeps_only_the_coefficients_in_float32(self, path):
         with safe_open(path, "pt") as file:
@@ -214,6 +215,11 @@ class TestOurOwnFormat:
         dict(groups=None, numerator_groups=None),
         # hidden / embed_dim is rounded so that it gives one hidden feature less
         dict(embed_dim=28, mlp_ratio=244.5 / 28),
+        dict(stem="conv", global_pool="seq"),
+        dict(stem="conv", patch_size=2, in_chans=1),
+        dict(mlp="swiglu", mlp_ratio=3.1),
+        dict(mlp="relu2"),
+        dict(mlp="prelu"),
     ],
     ids=str,
 )
@@ -228,7 +234,10 @@ class TestEveryArchitecture:
 
     def test_is_read_off_its_tensors(self, options):
         model = katlib.VisionTransformer(**SMALL | options)
-        architecture = architecture_of(model.state_dict(), num_heads=2)
+        given = {"num_heads": 2}
+        if options.get("mlp") in ("mlp", "relu2"):
+            given["mlp"] = options["mlp"]
+        architecture = architecture_of(model.state_dict(), given)
         assert isinstance(architecture, Architecture)
         assert shapes(katlib.VisionTransformer(**architecture.as_dict())) == shapes(model)
 
@@ -259,6 +268,89 @@ def test_files_whose_header_does_not_say_everything_still_load(kat, tmp_path):
     model = katlib.load_pretrained(tmp_path / "x.safetensors")
     assert is_same(model, kat.state_dict())
     assert arguments.items() <= model.pretrained_cfg["architecture"].items()
+
+
+def resampled_by_timm(position, side):
+    layers = pytest.importorskip("timm.layers")
+    return layers.resample_abs_pos_embed(position, [side, side])
+
+
+class TestForOtherImagesAndClasses:
+    @pytest.fixture
+    def path(self, kat, tmp_path):
+        path = tmp_path / "kat.safetensors"
+        katlib.save_pretrained(kat, path, **HALF, classes=[f"class {i}" for i in range(10)])
+        return path
+
+    def test_another_number_of_classes_is_a_new_head(self, path):
+        model = katlib.load_pretrained(path, num_classes=3)
+        assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+        assert model.pretrained_cfg["num_classes"] == model.architecture.num_classes == 3
+        assert "classes" not in model.pretrained_cfg
+
+    def test_all_but_the_head_is_the_files(self, path):
+        old, new = katlib.load_pretrained(path), katlib.load_pretrained(path, num_classes=3)
+        new.head = old.head
+        assert is_same(new, old.state_dict())
+
+    def test_a_new_head_is_drawn_by_the_global_generator(self, path):
+        heads = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            heads.append(katlib.load_pretrained(path, num_classes=300).head.weight)
+        assert torch.equal(heads[0], heads[1])
+        assert not torch.equal(heads[0], heads[2])
+        assert heads[0].std().item() == pytest.approx(0.02, rel=0.05)
+
+    def test_the_files_number_of_classes_keeps_its_head(self, path):
+        model = katlib.load_pretrained(path, num_classes=10, img_size=32)
+        assert is_same(model, katlib.load_pretrained(path).state_dict())
+        assert model.pretrained_cfg["classes"][3] == "class 3"
+
+    @pytest.mark.parametrize("size", [16, 40, 64])
+    def test_another_image_size_resamples_the_positions_as_timm_does(self, path, size):
+        old, new = katlib.load_pretrained(path), katlib.load_pretrained(path, img_size=size)
+        expected = resampled_by_timm(old.pos_embed.detach(), size // 8)
+        assert_close(new.pos_embed.detach(), expected, atol=0, rtol=0)
+        assert new.pretrained_cfg["input_size"] == (3, size, size)
+        assert new(torch.randn(1, 3, size, size)).shape == (1, 10)
+
+    def test_both_can_be_asked_for_of_a_file_of_weights_alone(self, kat, tmp_path):
+        torch.save(kat.state_dict(), tmp_path / "x.pth")
+        model = katlib.load_pretrained(tmp_path / "x.pth", num_heads=2, num_classes=3, img_size=64)
+        assert model(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+
+    @torch.no_grad()
+    def test_such_a_model_can_be_trained_and_saved(self, path, tmp_path):
+        model = katlib.load_pretrained(path, num_classes=3, img_size=64)
+        assert all(p.requires_grad for p in model.parameters())
+        katlib.save_pretrained(model, tmp_path / "x.safetensors", classes=["a", "b", "c"])
+        again = katlib.load_pretrained(tmp_path / "x.safetensors")
+        x = torch.randn(1, 3, 64, 64)
+        assert_close(again(x), model(x), atol=5e-3, rtol=5e-3)
+
+    @pytest.mark.parametrize(
+        "asked, words",
+        [
+            (dict(num_classes=0), "num_classes=0; allowed are"),
+            (dict(num_classes=2.0), "num_classes=2.0; allowed are"),
+            (dict(img_size=33), "patch_size=8 does not divide img_size=33"),
+            (dict(img_size=(64, 64)), r"img_size=\(64, 64\); allowed are"),
+        ],
+        ids=str,
+    )
+    def test_impossible_ones_are_refused(self, path, asked, words):
+        with pytest.raises(ValueError, match=words):
+            katlib.load_pretrained(path, **asked)
+
+    @pytest.mark.parametrize(
+        "options", [dict(stem="conv"), dict(global_pool="seq"), dict(mlp="swiglu")], ids=str
+    )
+    def test_every_architecture_can_be_adapted(self, options, tmp_path):
+        model = katlib.VisionTransformer(**SMALL | options)
+        katlib.save_pretrained(model, tmp_path / "x.safetensors", **HALF)
+        new = katlib.load_pretrained(tmp_path / "x.safetensors", num_classes=3, img_size=48)
+        assert new(torch.randn(1, 3, 48, 48)).shape == (1, 3)
 
 
 @pytest.fixture(scope="module", params=[0.0, 0.9], ids=["weights", "averaged weights"])
@@ -438,7 +530,7 @@ def test_tensors_that_do_not_fit_are_refused_in_one_line(released, tmp_path, cha
     state = {name: value for name, value in (released | change).items() if value is not None}
     save_file(state, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=words) as caught:
-        katlib.load_pretrained(tmp_path / "x.safetensors")
+        katlib.load_pretrained(tmp_path / "x.safetensors", num_heads=3)
     assert "\n" not in str(caught.value)
 
 
@@ -614,6 +706,29 @@ WHAT_TO_DO = (
     r"(?s)could not be fetched.*download https://huggingface.co/adamdad/kat_tiny_patch16_224"
     r"/resolve/main/model.safetensors.*pass its path"
 )
+
+
+def in_a_file(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+
+
+def without_a_home(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+
+
+@pytest.mark.parametrize("spoil", [in_a_file, without_a_home])
+def test_a_hub_whose_cache_cannot_be_used_is_told_once(served, tmp_path, monkeypatch, spoil):
+    (served / "kat_tiny_patch16_224").mkdir(parents=True)
+    (served / "kat_tiny_patch16_224" / "config.json").write_text("config.json")
+    spoil(tmp_path, monkeypatch)
+    files._warn_once.cache_clear()
+    with pytest.warns(UserWarning, match=r"cannot keep released models.*set HF_HOME") as told:
+        paths = [hub._fetch("adamdad/kat_tiny_patch16_224", "config.json") for _ in range(2)]
+    assert [path.read_text() for path in paths] == ["config.json"] * 2
+    assert len(told) == 1
 
 
 def test_a_hub_without_the_repository_says_what_to_do(served):
