@@ -211,14 +211,14 @@ def peak_bytes_on_cpu(name: str, mlp: str, batch: int) -> int:
     run()
     run()
     # resets the peak
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     run()
     return process_bytes("VmHWM") - before
 
 
 def process_bytes(key: str) -> int:
     """An entry of Linux's account of this process's memory: VmRSS is now, VmHWM is the peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(key):
             return int(line.split()[1]) * 1024
     raise KeyError(f"/proc/self/status has no {key}")

@@ -23,8 +23,8 @@ def user_path(path: str | os.PathLike) -> Path:
         RuntimeError: it begins with `~`, and this user has no home.
 
     Example:
-        >>> user_path("/data/../data/cifar").as_posix()
-        '/data/../data/cifar'
+        >>> user_path("/data/cifar").as_posix()
+        '/data/cifar'
         >>> user_path("~/runs").is_absolute()
         True
     """
@@ -79,6 +79,8 @@ def write_whole(path: str | os.PathLike) -> Iterator[Path]:
 
     The temporary file lies in the same folder, under a name that no other process or thread has, so
     that the final rename is atomic. If the block raises, it is removed and `path` stays as it was.
+    Who may read the file is as for any new file, whatever the block does: safetensors would let
+    nobody else read it.
 
     Example:
         >>> with write_whole("record.json") as temporary:
@@ -86,8 +88,12 @@ def write_whole(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = user_path(path)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    temporary.touch(exist_ok=False)
     try:
+        mode = temporary.stat().st_mode
         yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -36,6 +36,11 @@ LIBRARY.define(
     "bool input_gradient, bool coefficient_gradients) -> (Tensor, Tensor, Tensor)",
     tags=TAGS,
 )
+# the types of x and of the coefficients
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# The highest degree of which the polynomials of |x| = 10^6 with coefficients of 100, and what the
+# gradients multiply them by, fit a float32. The kernels know it too.
+HIGHEST_DEGREE_IN_FLOAT32 = 5
 FORWARD = torch.ops.katlib.rational.default
 BACKWARD = torch.ops.katlib.rational_backward.default
 
@@ -60,8 +65,20 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Ten
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type that is computed in: float64 for float64, else float32."""
+    """The type that the kernels compute in: float64 for float64, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def reference_dtype(x: Tensor, numerator: Tensor, denominator: Tensor) -> torch.dtype:
+    """The type that the reference computes in.
+
+    It is float64 too where powers of x may overflow in float32, except on Apple's GPUs, which have
+    no float64.
+    """
+    degree = max(numerator.shape[1] - 1, denominator.shape[1])
+    if degree > HIGHEST_DEGREE_IN_FLOAT32 and x.device.type != "mps":
+        return torch.float64
+    return compute_dtype(x)
 
 
 def grouped_shape(
@@ -96,8 +113,8 @@ def with_layout_of(x: Tensor, t: Tensor) -> Tensor:
     """t with the strides that `torch.empty_like(x)` has, copied if it has others."""
     if x.is_contiguous() and t.is_contiguous():
         return t
-    target = torch.empty_like(x)
-    return t if t.stride() == target.stride() else target.copy_(t)
+    strides = torch.empty_like(x, device="meta").stride()
+    return t if t.stride() == strides else torch.empty_like(x).copy_(t)
 
 
 # ---- in plain PyTorch
@@ -105,7 +122,7 @@ def with_layout_of(x: Tensor, t: Tensor) -> Tensor:
 
 def reference_forward(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
     """The operator in plain PyTorch, differentiable any number of times."""
-    dtype = compute_dtype(x)
+    dtype = reference_dtype(x, numerator, denominator)
     parts = x.reshape(grouped_shape(x.shape, dim % x.ndim, numerator, denominator))
     y = evaluate(parts.to(dtype), numerator.to(dtype), denominator.to(dtype))
     return y.to(x.dtype).reshape(x.shape)
@@ -121,7 +138,7 @@ def reference_backward(
     coefficient_gradients: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator's backward in plain PyTorch, itself differentiable."""
-    dtype = compute_dtype(x)
+    dtype = reference_dtype(x, numerator, denominator)
     shape = grouped_shape(x.shape, dim % x.ndim, numerator, denominator)
     parts, g = (t.reshape(shape).to(dtype) for t in (x, g))
     dx, da, db = gradients(g, parts, numerator.to(dtype), denominator.to(dtype))
@@ -226,7 +243,8 @@ def _register_kernels(
 
 
 def _cuda_serves(dtype: torch.dtype, m: int, n: int) -> bool:
-    return m <= cuda.MAX_DEGREE and n <= cuda.MAX_DEGREE and cuda.available()
+    known = dtype in cuda.TYPES and m <= cuda.MAX_DEGREE and n <= cuda.MAX_DEGREE
+    return known and cuda.available()
 
 
 _register_kernels("CPU", cpu, cpu.available)

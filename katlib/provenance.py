@@ -24,7 +24,7 @@ def _processor_name() -> str | None:
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return None
-    lines = cpuinfo.read_text().splitlines()
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     return next(
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")), None
     )
@@ -50,5 +50,7 @@ def git_commit() -> str:
 
 def _git(*arguments: str) -> str:
     command = ["git", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, encoding="utf-8", errors="replace"
+    )
     return done.stdout.strip()

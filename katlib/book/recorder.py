@@ -205,7 +205,7 @@ class Recorder:
             "functions": {},
         }
         if self.path is not None and self.path.exists():
-            stored = json.loads(self.path.read_text())
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
             self.record["epochs"] = stored["epochs"]
             self.record["functions"] = stored["functions"]
 
@@ -357,7 +357,7 @@ def load_record(path: str | Path | None = None) -> Record:
         16
     """
     path = FOLDER / "inside-kat-cifar10.json" if path is None else Path(path)
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def coefficients(record: Record, name: str, group: int, epoch: int = -1) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,9 @@ def stored_runs(folder: Path = FOLDER, **conditions: object) -> list[dict]:
             f"{folder} does not exist: the stored runs come with the book's repository, "
             "not with the package"
         )
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    records = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
+    ]
     return [
         record for record in records if "test_accuracy" in record and _matches(record, conditions)
     ]

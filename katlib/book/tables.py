@@ -20,7 +20,7 @@ Columns = dict[str, Callable[[dict], str]]
 
 def read(name: str, folder: Path = FOLDER) -> dict:
     """The contents of results/`name`.json."""
-    return json.loads((folder / f"{name}.json").read_text())
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def provenance_text(record: dict) -> str:

@@ -5,8 +5,9 @@
     backward(g, x, a, b, shape, input_gradient, coefficient_gradients) -> dx, da, db
 
 The compiler is $CXX, g++ or clang++. Each pair of degrees becomes one library, which is kept in
-$KATLIB_CACHE or else in the user's cache folder, under a hash of everything that it depends on.
-Without a compiler the reference in PyTorch runs, and a warning says so once.
+$KATLIB_CACHE or else in the user's cache folder, under a hash of everything that it depends on and
+the hash of its own bytes. Where nothing can be kept it is compiled for this process alone, and
+without a compiler the reference in PyTorch runs; a warning says so once.
 """
 
 import ctypes
@@ -14,19 +15,22 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from katlib.files import lock, write_whole
+from katlib.files import cache_folder, lock, warn_not_kept, write_whole
 
 SOURCE = Path(__file__).with_name("rational.cpp")
 OPTIONS = (
@@ -54,67 +58,90 @@ NAMES = {
 # ---- Compiling
 
 
-def _compiler() -> str:
-    """The command of the first compiler that is installed."""
-    for name in (os.environ.get("CXX"), "g++", "clang++"):
-        if name and shutil.which(name):
-            return name
+def _compiler() -> list[str]:
+    """The command of the first compiler that is installed. $CXX may have arguments."""
+    chosen = os.environ.get("CXX", "")
+    try:
+        with_arguments = shlex.split(chosen)
+    except ValueError as error:
+        raise OSError(f"$CXX is not a command: {chosen!r} ({error})") from None
+    # The whole of $CXX comes first, because a path may have spaces.
+    for command in ([chosen], with_arguments, ["g++"], ["clang++"]):
+        if command and shutil.which(command[0]):
+            return command
     raise OSError("there is no C++ compiler (g++, clang++ or $CXX)")
 
 
 def _processor() -> str:
     """What -march=native depends on. Machines with other processors may share the cache."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    features = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    wanted = ("model name", "flags", "Features")
+    features = {line for line in text.splitlines() if line.startswith(wanted)}
     return platform.machine() + platform.processor() + "".join(sorted(features))
 
 
-def _cache_folder() -> Path:
-    chosen = os.environ.get("KATLIB_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "katlib"
+def _run(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
 
 
-def _library_path(compiler: str, m: int, n: int) -> Path:
-    """Where the library for degrees m and n is kept."""
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, errors="replace"
-    ).stdout
-    depends_on = (SOURCE.read_text(encoding="utf-8"), OPTIONS, version, _processor())
+def _library_name(compiler: list[str], m: int, n: int) -> str:
+    """The name of the library for degrees m and n, made of what it depends on."""
+    version = _run(*compiler, "--version").stdout
+    depends_on = (SOURCE.read_text(encoding="utf-8"), OPTIONS, compiler, version, _processor())
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]
-    return _cache_folder() / f"rational-{key}-{m}-{n}.so"
+    return f"rational-{key}-{m}-{n}"
 
 
-def _compile(compiler: str, m: int, n: int, output: Path) -> None:
+def _compile(compiler: list[str], m: int, n: int, output: Path) -> None:
     """Compiles the kernel for degrees m and n into the file `output`."""
     degrees = (f"-DM={m}", f"-DN={n}")
     stderr = ""
     # Not every compiler knows every processor, so the second attempt does without its name.
     for target in (("-march=native",), ()):
-        command = [compiler, *target, *OPTIONS, *degrees, str(SOURCE), "-o", str(output)]
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        result = _run(*compiler, *target, *OPTIONS, *degrees, str(SOURCE), "-o", str(output))
         if result.returncode == 0:
             return
         stderr = result.stderr
     errors = [line for line in stderr.splitlines() if "error" in line] or ["no message"]
-    raise OSError(f"{compiler} could not compile {SOURCE.name}: {errors[0]}")
+    raise OSError(f"{shlex.join(compiler)} could not compile {SOURCE.name}: {errors[0]}")
 
 
-def _compiled(m: int, n: int) -> Path:
-    """The path of the library for degrees m and n, which is compiled if it is not in the cache."""
-    compiler = _compiler()
-    path = _library_path(compiler, m, n)
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock(path):
-        # While we waited for the lock, another process may have compiled it.
-        if not path.exists():
-            with write_whole(path) as temporary:
-                _compile(compiler, m, n, temporary)
-    return path
+# ---- Keeping
+
+
+def _kept_name(name: str, library: Path) -> str:
+    """The library's name in the cache, which ends with the SHA-256 of its bytes."""
+    return f"{name}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}.so"
+
+
+def _load_kept(folder: Path, name: str) -> ctypes.CDLL | None:
+    """The library from the cache, if one is there that is whole and loads on this system.
+
+    Its bytes are checked first, because a library that was cut off would kill Python when loaded.
+    """
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        # an OSError: it cannot be read, or it was made for another system
+        with suppress(OSError):
+            if path.name == _kept_name(name, path):
+                return ctypes.CDLL(str(path))
+    return None
+
+
+def _keep(compiled: Path, folder: Path, name: str) -> ctypes.CDLL:
+    """Copies a library into the cache, and loads it from there."""
+    path = folder / _kept_name(name, compiled)
+    with write_whole(path) as temporary:
+        shutil.copyfile(compiled, temporary)
+    return ctypes.CDLL(str(path))
+
+
+def _warn_not_kept(folder: Path | None, error: Exception) -> None:
+    advice = (
+        "every process compiles them anew, which takes seconds; "
+        "set KATLIB_CACHE to a folder in which you can write and load libraries"
+    )
+    warn_not_kept("its compiled kernels", folder, error, advice)
 
 
 # ---- Loading
@@ -147,14 +174,44 @@ def _warn(reason: str) -> None:
 
 
 def _load_library(m: int, n: int) -> ctypes.CDLL:
-    """Loads the library for degrees m and n."""
-    path = _compiled(m, n)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        # The file is damaged, or was made for another system: compile it anew, once.
-        path.unlink(missing_ok=True)
-        return ctypes.CDLL(str(_compiled(m, n)))
+    """Loads the library for degrees m and n, which is compiled if it is not in the cache."""
+    compiler = _compiler()
+    name = _library_name(compiler, m, n)
+    folder: Path | None = None
+    with ExitStack() as stack:
+        try:
+            folder = cache_folder(os.environ.get("KATLIB_CACHE"))
+            if library := _load_kept(folder, name):
+                return library
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(folder / name))
+            # While we waited for the lock, another process may have compiled it.
+            if library := _load_kept(folder, name):
+                return library
+        except (OSError, RuntimeError) as error:
+            # RuntimeError: a file system without locks, a user without a home.
+            _warn_not_kept(folder, error)
+            folder = None
+        return _make_library(compiler, m, n, folder, name)
+
+
+def _make_library(
+    compiler: list[str], m: int, n: int, folder: Path | None, name: str
+) -> ctypes.CDLL:
+    """Compiles the library and loads it, from the cache in `folder` if it can be kept there."""
+    # A library stays loaded when its file is removed, except on Windows, where it then stays too.
+    with tempfile.TemporaryDirectory(prefix="katlib-", ignore_cleanup_errors=True) as temporary:
+        compiled = Path(temporary) / f"{name}.so"
+        _compile(compiler, m, n, compiled)
+        if folder is not None:
+            try:
+                return _keep(compiled, folder, name)
+            except OSError as error:
+                # If it loads from here, the fault is the cache's.
+                library = ctypes.CDLL(str(compiled))
+                _warn_not_kept(folder, error)
+                return library
+        return ctypes.CDLL(str(compiled))
 
 
 def _library(m: int, n: int) -> ctypes.CDLL | None:
@@ -171,8 +228,7 @@ def _library(m: int, n: int) -> ctypes.CDLL | None:
             return None
         try:
             library = _load_library(m, n)
-        except (OSError, RuntimeError) as error:
-            # RuntimeError: a file system without locks, a user without a home.
+        except OSError as error:
             _failures[degrees] = time.monotonic()
             _warn(str(error))
             return None
@@ -219,7 +275,7 @@ def _loaded_libraries() -> list[str]:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return []
-    lines = [line for line in maps.read_text().splitlines() if "/" in line]
+    lines = [line for line in os.fsdecode(maps.read_bytes()).splitlines() if "/" in line]
     return sorted({line.split(maxsplit=5)[5] for line in lines})
 
 

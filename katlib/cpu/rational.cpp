@@ -13,9 +13,10 @@
 // of GCC and Clang, so the same source serves AVX-512, AVX2 and NEON.
 //
 // Strips. A row is cut into strips. A strip is usually one group. The exception are groups that are
-// short and do not end where a vector ends (24 channels in vectors of 16): there, a strip is one
-// vector wide, and each lane holds the coefficients of its own group, so that no lane is idle. The
-// coefficients of a strip, and the sums for their gradients, stay in registers for many rows.
+// short and do not end where a vector ends (24 channels in vectors of 16, or one channel): there, a
+// strip is one vector wide, and each lane holds the coefficients of its own group, so that no lane
+// is idle. The coefficients of a strip, and the sums for their gradients, stay in registers for
+// many rows.
 //
 // Items. The work is divided into items of about 32,000 elements, which the threads take in any
 // order. Each item writes its sums to a place of its own, and these are added up in the order of
@@ -52,8 +53,12 @@ constexpr int64_t ITEM = 32768;
 constexpr int64_t TILE = 2048;
 // The most elements that an item takes from one row of a group.
 constexpr int64_t CHUNK = 8192;
-// The longest row, in elements, that may be cut into strips of one vector.
+// The longest row, in elements, that several rows may be joined to.
 constexpr int64_t WIDEST = 1024;
+// In longer rows, groups of so many vectors or more are strips, although their ends waste lanes.
+constexpr int64_t LONG = 4;
+// How many vectors of elements a strip costs by itself: its coefficients and its sums.
+constexpr int64_t STRIP_COST = 16;
 // The fewest vectors of a strip in a tile and in an item, if there are enough rows. Beginning a
 // strip and adding up its sums take time, which should be small beside the work in between.
 constexpr int64_t IN_TILE = 16;
@@ -217,13 +222,20 @@ struct Plan {
         : groups(groups), span(span), Ga(Ga), Gb(Gb), size(rows * groups * span), items(0) {
         if (!size) return;
 
-        // Strips of one vector need rows that are a whole number of vectors: we join several rows
-        // into one where they are not.
+        // Strips of one vector fill rows that are a whole number of vectors: we join several short
+        // rows into one where they are not. Of a long row, the last strip may be narrower.
         int64_t joined = std::lcm(groups * span, lanes);
-        bool by_lanes = span % lanes && joined <= WIDEST;
-        row = by_lanes ? joined : groups * span;
+        bool join = joined <= WIDEST;
+        bool by_lanes = span % lanes && (join || span < LONG * lanes);
+        if (by_lanes) {
+            // Whole vectors pay only where there are enough rows for the strips that they add.
+            int64_t vectors = ((join ? joined : groups * span) + lanes - 1) / lanes;
+            int64_t saved = size / span * ((span + lanes - 1) / lanes) - (size + lanes - 1) / lanes;
+            by_lanes = saved > STRIP_COST * (vectors - groups);
+        }
+        row = by_lanes && join ? joined : groups * span;
         width = by_lanes ? lanes : span;
-        strips = row / width;
+        strips = (row + width - 1) / width;
         this->rows = (size + row - 1) / row;
 
         chunk = std::min(width, CHUNK);
@@ -252,7 +264,7 @@ struct Plan {
         for (; first < last; first += tile_rows) {
             Range tile{first, std::min(last, first + tile_rows)};
             for (int64_t s = 0; s < strips; s++)
-                strip(s, tile, Range{s * width + begin, s * width + end});
+                strip(s, tile, Range{s * width + begin, std::min(row, s * width + end)});
         }
     }
 
@@ -353,6 +365,81 @@ static std::vector<Vector<T>> coefficients(const Computed<T>* a, const Computed<
     return table;
 }
 
+// A float ends at 2^128. Up to degree 5 that is far away: for |x| = 10^6 and a coefficient of 100,
+// the polynomials are 2^107. From degree 6 on, an |x| above LIMIT is huge. Where a strip has huge
+// elements, a second pass computes them one by one, in double, where every power fits.
+template <class T> constexpr bool MAY_OVERFLOW = sizeof(Computed<T>) == 4 && (M > 5 || N > 5);
+constexpr float LIMIT = 256;
+
+// One integer for each lane: all bits set, or none
+template <class V> using Mask = decltype(V{} < V{});
+
+template <class V> static ALWAYS_INLINE Mask<V> huge_lanes(V x) {
+    return magnitude(x) > V{} + LIMIT;
+}
+
+template <class V> static ALWAYS_INLINE V zero_where(Mask<V> mask, V x) {
+    return (V)((Mask<V>)x & ~mask);
+}
+
+template <class Lanes> static bool any(Lanes mask) {
+    bool found = false;
+    for (size_t lane = 0; lane < sizeof(mask) / sizeof(mask[0]); lane++) found |= mask[lane] != 0;
+    return found;
+}
+
+// F(x), P'(x), the slope of Q in |x|, and 1 / Q(x), with one lane of a strip of `coefficients`
+struct Exact {
+    double F, dP, dQ, inverse;
+
+    template <class V> Exact(double x, const V* table, int lane) {
+        const double z = x < 0 ? -x : x;
+        double P = table[M][lane];
+        double Q = N ? table[M + N][lane] : 1;
+        dP = dQ = 0;
+        for (int i = M - 1; i >= 0; i--) {
+            dP = dP * x + P;
+            P = P * x + table[i][lane];
+        }
+        for (int j = N - 1; j >= 0; j--) {
+            dQ = dQ * z + Q;
+            Q = Q * z + (j ? table[M + j][lane] : 1);
+        }
+        inverse = 1 / Q;
+        F = P * inverse;
+    }
+};
+
+// The second pass: calls element(at, n, lane) for every huge element of a strip. It lies in the
+// vector of n elements from position `at`.
+template <class T, class Element>
+static void for_each_huge(const Stored<T>* x, const Plan& plan, Range rows, Range columns,
+                          const Element& element) {
+    plan.for_each_vector<LANES<T>>(rows, columns, [&](int64_t at, int64_t n) {
+        const Mask<Vector<T>> huge = huge_lanes(load<T>(x + at, n, 0));
+        for (int lane = 0; lane < n; lane++)
+            if (huge[lane]) element(at, n, lane);
+    });
+}
+
+// Writes one lane of the vector of n elements at `to`.
+template <class T>
+static void store_lane(Stored<T>* to, int64_t n, int lane, Computed<T> value) {
+    Vector<T> vector = load<T>(to, n, 0);
+    vector[lane] = value;
+    store<T>(to, vector, n, 0);
+}
+
+template <class T>
+static __attribute__((noinline)) void forward_huge(const Stored<T>* x, Stored<T>* y,
+                                                   const Vector<T>* table, const Plan& plan,
+                                                   Range rows, Range columns) {
+    for_each_huge<T>(x, plan, rows, columns, [=](int64_t at, int64_t n, int lane) {
+        const double t = load<T>(x + at, n, 0)[lane];
+        store_lane<T>(y + at, n, lane, Exact(t, table, lane).F);
+    });
+}
+
 template <class T, class V = Vector<T>>
 static void forward(const Stored<T>* x, const Computed<T>* a, const Computed<T>* b, Stored<T>* y,
                     const Plan& plan, Parallel parallel, int threads) {
@@ -361,6 +448,7 @@ static void forward(const Stored<T>* x, const Computed<T>* a, const Computed<T>*
         auto strip = [&, x = x, y = y, ahead = plan.ahead](int64_t s, Range rows, Range columns) {
             V A[M + 1];
             V B[N + 1] = {V{} + 1};
+            Mask<V> huge{};
             for (int k = 0; k < COEFFICIENTS; k++)
                 (k <= M ? A[k] : B[k - M]) = table[s * COEFFICIENTS + k];
 
@@ -373,8 +461,11 @@ static void forward(const Stored<T>* x, const Computed<T>* a, const Computed<T>*
                 for (int i = M - 1; i >= 0; i--) P = P * X + A[i];
                 for (int j = N - 1; j >= 0; j--) Q = Q * Z + B[j];
                 store<T>(y + at, P / Q, n, ahead);
+                if constexpr (MAY_OVERFLOW<T>) huge |= huge_lanes(X);
             };
             plan.for_each_vector<LANES<T>>(rows, columns, visit);
+            if (MAY_OVERFLOW<T> && any(huge))
+                forward_huge<T>(x, y, &table[s * COEFFICIENTS], plan, rows, columns);
         };
         plan.for_each_strip(item, strip);
     });
@@ -423,6 +514,27 @@ static ALWAYS_INLINE V gradients(V x, V g, const V* A, const V* B, V* sum) {
         }
     }
     return dx;
+}
+
+template <class T, bool INPUT, bool SUMS>
+static __attribute__((noinline)) void backward_huge(const Stored<T>* g, const Stored<T>* x,
+                                                    Stored<T>* dx, Vector<T>* sums,
+                                                    const Vector<T>* table, const Plan& plan,
+                                                    Range rows, Range columns) {
+    for_each_huge<T>(x, plan, rows, columns, [=](int64_t at, int64_t n, int lane) {
+        const double t = load<T>(x + at, n, 0)[lane];
+        const Exact exact(t, table, lane);
+        double a_term = load<T>(g + at, n, 0)[lane] * exact.inverse;
+        double b_term = a_term * exact.F;
+        if constexpr (INPUT) {
+            const double slope = exact.dP - (t < 0 ? -exact.F : exact.F) * exact.dQ;
+            store_lane<T>(dx + at, n, lane, a_term * slope);
+        }
+        if constexpr (SUMS) {
+            for (int i = 0; i <= M; i++, a_term *= t) sums[i][lane] += a_term;
+            for (int j = 1; j <= N; j++) sums[M + j][lane] += b_term *= t < 0 ? -t : t;
+        }
+    });
 }
 
 // Adds up the sums of all items, in their order and in double, and writes
@@ -474,6 +586,7 @@ static void backward(const Stored<T>* g, const Stored<T>* x, const Computed<T>* 
             V A[M + 1];
             V B[N + 1] = {V{} + 1};
             V sum[COEFFICIENTS];
+            Mask<V> huge{};
             V* place = SUMS ? &sums[item * table.size() + s * COEFFICIENTS] : nullptr;
             bool first = rows.begin == plan.first_row(item);
             for (int k = 0; k < COEFFICIENTS; k++) {
@@ -483,12 +596,23 @@ static void backward(const Stored<T>* g, const Stored<T>* x, const Computed<T>* 
 
             auto visit = [&, g = g, x = x, dx = dx, ahead = ahead](int64_t at, int64_t n) {
                 V X = load<T>(x + at, n, ahead);
-                V dX = gradients<INPUT, SUMS>(X, load<T>(g + at, n, ahead), A, B, sum);
+                V G = load<T>(g + at, n, ahead);
+                if constexpr (MAY_OVERFLOW<T>) {
+                    // Zeros add nothing to the sums.
+                    Mask<V> lanes = huge_lanes(X);
+                    huge |= lanes;
+                    X = zero_where(lanes, X);
+                    G = zero_where(lanes, G);
+                }
+                V dX = gradients<INPUT, SUMS>(X, G, A, B, sum);
                 if constexpr (INPUT) store<T>(dx + at, dX, n, ahead);
             };
             plan.for_each_vector<LANES<T>>(rows, columns, visit);
             if constexpr (SUMS)
                 for (int k = 0; k < COEFFICIENTS; k++) place[k] = sum[k];
+            if (MAY_OVERFLOW<T> && any(huge))
+                backward_huge<T, INPUT, SUMS>(g, x, dx, place, &table[s * COEFFICIENTS], plan, rows,
+                                              columns);
         };
         plan.for_each_strip(item, strip);
     });

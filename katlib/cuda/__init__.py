@@ -11,6 +11,7 @@ fixed order, which depends on the sizes and the device alone.
 """
 
 import functools
+import time
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,8 @@ WARP = 32
 MAX_PARTS = 65535
 # in the place of a tensor that a variant of the kernel does not touch
 NULL = 0
+# After a failure, the next attempt to compile and load the kernels waits this long.
+RETRY_SECONDS = 60.0
 
 Shape = tuple[int, int, int]
 
@@ -402,12 +405,38 @@ def _finish(module: jit.Module, partial: Tensor, a: Tensor, b: Tensor) -> tuple[
     return da, db
 
 
+# When kernels were last tried in vain, or None, and whether they were ever loaded.
+_failed_at: float | None = None
+_loaded = False
+
+
 @functools.cache
+def _warn(reason: str) -> None:
+    """Warns that the kernel is missing, once for each reason."""
+    warnings.warn(
+        f"katlib's CUDA kernel cannot be used, so the plain PyTorch implementation is: {reason}",
+        stacklevel=3,
+    )
+
+
 def available() -> bool:
     """Whether there is a CUDA device for which kernels can be compiled and loaded.
 
-    If there is a device but that fails, a warning says why, once.
+    If there is a device but that fails, a warning says why, once. A failure may pass (a device
+    without free memory), so a minute later it is tried again.
     """
+    global _failed_at, _loaded
+    if _loaded:
+        return True
+    if _failed_at is not None and time.monotonic() < _failed_at + RETRY_SECONDS:
+        return False
+    _loaded = _can_load()
+    _failed_at = None if _loaded else time.monotonic()
+    return _loaded
+
+
+def _can_load() -> bool:
+    """Tries to compile and load a kernel for the current device; warns if that fails."""
     if not torch.version.cuda or not torch.cuda.is_available():
         return False
     x, a, b = torch.empty(0, 1, 4), torch.empty(1, 6), torch.empty(1, 4)
@@ -417,9 +446,6 @@ def available() -> bool:
     # a library that was not found, a source that does not compile or load, and a library of a
     # version that lacks a function
     except (OSError, RuntimeError, AttributeError) as error:
-        warnings.warn(
-            f"katlib's CUDA kernel cannot be used, so the plain PyTorch implementation is: {error}",
-            stacklevel=2,
-        )
+        _warn(str(error))
         return False
     return True

@@ -6,6 +6,7 @@ private, passes integers as 32 bits only, and packs the arguments of a launch on
 
 import ctypes
 import functools
+import re
 import struct
 import sys
 from typing import NamedTuple
@@ -53,8 +54,22 @@ class _Kernel(NamedTuple):
     threads: int
 
 
+def kernel_names(code: bytes) -> list[str]:
+    """The kernels in compiled code: in a cubin each is a section .text.NAME, in PTX an entry.
+
+    Example:
+        >>> kernel_names(b".visible .entry forward(")
+        ['forward']
+    """
+    names = re.findall(rb"(?:\.text\.|\.entry\s+)(\w+)", code)
+    return sorted({name.decode() for name in names})
+
+
 class Module:
-    """Compiled code, loaded on one device.
+    """Compiled code, loaded on one device, with all of its kernels.
+
+    A kernel is not fetched at its first launch, because that may be within the capture of a CUDA
+    graph, where the driver refuses it.
 
     Every call runs in the device's primary context, which is PyTorch's too. It is pushed for the
     time of the call only: a thread that has not called the CUDA runtime yet has no context, and
@@ -79,17 +94,17 @@ class Module:
         self._context = ctypes.c_void_p()
         # a place for what cuCtxPopCurrent returns; nobody reads it
         self._popped = ctypes.c_void_p()
-        self._kernels = {}
         # this also initialises CUDA, so it comes before the first call of the driver
         self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count
         device = ctypes.c_int()
         _check(self._driver.cuDeviceGet(ctypes.byref(device), index))
         _check(self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), device))
         self._call("cuModuleLoadData", ctypes.byref(self._handle), code)
+        self._kernels = {name: self._fetch(name) for name in kernel_names(code)}
 
     def threads(self, name: str) -> int:
         """How many threads of this kernel one multiprocessor holds at once."""
-        return self._kernel(name).threads
+        return self._kernels[name].threads
 
     def launch(self, name: str, grid: tuple[int, int], block: int, layout: str, *arguments) -> None:
         """Queues a kernel on PyTorch's current stream.
@@ -106,7 +121,7 @@ class Module:
         size = ctypes.c_size_t(len(parameters))
         extra = _Extra(BUFFER_POINTER, parameters, BUFFER_SIZE, ctypes.addressof(size), END)
         stream = torch.cuda.current_stream(self.index).cuda_stream
-        function = self._kernel(name).function
+        function = self._kernels[name].function
         dimensions = (*grid, 1, block, 1, 1)
         shared_bytes = 0
         self._call(
@@ -119,19 +134,17 @@ class Module:
             ctypes.byref(extra),
         )
 
-    def _kernel(self, name: str) -> _Kernel:
-        if name not in self._kernels:
-            function, blocks = ctypes.c_void_p(), ctypes.c_int()
-            self._call("cuModuleGetFunction", ctypes.byref(function), self._handle, name.encode())
-            self._call(
-                "cuOccupancyMaxActiveBlocksPerMultiprocessor",
-                ctypes.byref(blocks),
-                function,
-                THREADS,
-                ctypes.c_size_t(0),
-            )
-            self._kernels[name] = _Kernel(function, blocks.value * THREADS)
-        return self._kernels[name]
+    def _fetch(self, name: str) -> _Kernel:
+        function, blocks = ctypes.c_void_p(), ctypes.c_int()
+        self._call("cuModuleGetFunction", ctypes.byref(function), self._handle, name.encode())
+        self._call(
+            "cuOccupancyMaxActiveBlocksPerMultiprocessor",
+            ctypes.byref(blocks),
+            function,
+            THREADS,
+            ctypes.c_size_t(0),
+        )
+        return _Kernel(function, blocks.value * THREADS)
 
     def _call(self, name: str, *arguments) -> None:
         driver = self._driver

@@ -63,14 +63,19 @@ __device__ constexpr int resident_blocks() {
 // additions loses digits.
 constexpr int FLUSH = WIDTH > 4 ? 8 : 32 / WIDTH;
 
-// The largest half is 65,504, and its eighth power overflows in float. At degrees above 6, P and Q
-// are therefore multiplied by SCALE, which cancels in F = P / Q. SCALE is a small power of two, so
-// this is exact, and it moves the overflow to |x| > 2,000,000. It has a price: the terms g x^i / Q
-// of the sums become as much larger. Up to degree 6 there is no need for it: (10^6)^6 fits a float.
-constexpr bool FITS_UNSCALED = sizeof(Real) == 8 || (M <= 6 && N <= 6);
-constexpr Real SCALE = FITS_UNSCALED ? 1 : 1 / Real(1ll << 40);
+// How many partial sums a thread of rational_finish loads at once.
+constexpr int LOADS = 8;
 
-// In float the fast reciprocal, which is exact to 1 unit in the last place, is safe because Q >= 1.
+// A float ends at 2^128, and the reciprocal below returns 0 above 2^126. Up to degree 5 that is far
+// away: for |x| = 10^6 and a coefficient of 100, the polynomials are 2^107. From degree 6 on, an |x|
+// above LIMIT is huge: such elements are computed apart, in double, where every power fits. For all
+// others the powers, and their reciprocals times any gradient, fit a float.
+constexpr bool MAY_OVERFLOW = sizeof(Real) == 4 && (M > 5 || N > 5);
+constexpr float LIMIT = 256;
+__device__ inline bool is_huge(Real x) { return MAY_OVERFLOW && fabs(x) > LIMIT; }
+
+// In float the fast reciprocal, which is exact to 1 unit in the last place. It returns 0 for
+// Q > 2^126, see LIMIT.
 __device__ inline float reciprocal(float Q) { return __fdividef(1, Q); }
 __device__ inline double reciprocal(double Q) { return 1 / Q; }
 
@@ -127,13 +132,46 @@ struct Walk {
     }
 };
 
-// Loads row `a_row` of a and row `b_row` of b, with Q's constant term 1 in denominator[0].
+// Loads a row of a and a row of b, with Q's constant term 1 in denominator[0].
 __device__ inline void load(
-        const Real *a, const Real *b, size_t a_row, size_t b_row,
-        Real (&numerator)[M + 1], Real (&denominator)[N + 1]) {
-    for (int i = 0; i <= M; i++) numerator[i] = a[a_row * (M + 1) + i] * SCALE;
-    denominator[0] = SCALE;
-    for (int j = 1; j <= N; j++) denominator[j] = fabs(b[b_row * N + j - 1]) * SCALE;
+        const Real *a, const Real *b, Real (&numerator)[M + 1], Real (&denominator)[N + 1]) {
+    for (int i = 0; i <= M; i++) numerator[i] = a[i];
+    denominator[0] = 1;
+    for (int j = 1; j <= N; j++) denominator[j] = fabs(b[j - 1]);
+}
+
+// F(x), P'(x), the slope of Q in |x|, and 1 / Q(x), in double, from a row of a and a row of b. It is
+// for huge x alone, which are rare, so what counts is that it takes few registers: the coefficients
+// are read where they are needed.
+struct Exact {
+    double F, dP, dQ, r;
+
+    __device__ Exact(double x, const Real *a, const Real *b) {
+        const double z = fabs(x);
+        double P = a[M], Q = N ? fabs(b[N - 1]) : 1;
+        dP = dQ = 0;
+#pragma unroll 1
+        for (int i = M - 1; i >= 0; i--) {
+            dP = dP * x + P;
+            P = P * x + a[i];
+        }
+#pragma unroll 1
+        for (int j = N - 1; j >= 0; j--) {
+            dQ = dQ * z + Q;
+            Q = Q * z + (j ? fabs(b[j - 1]) : 1);
+        }
+        r = 1 / Q;
+        F = P * r;
+    }
+};
+
+// Writes F(x) for the huge elements of a pack.
+__device__ inline void forward_huge(const Pack &x, const Real *a, const Real *b, Pack &y) {
+#pragma unroll 1
+    for (int k = 0; k < WIDTH; k++) {
+        const Real t = Real(x.element[k]);
+        if (is_huge(t)) y.element[k] = TYPE(Real(Exact(t, a, b).F));
+    }
 }
 
 // y = F(x). `a_share` neighbouring groups share one row of a, `b_share` one row of b.
@@ -144,19 +182,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) rational_forward(
         int group_tile, int lanes) {
     Walk walk(rows, groups, packs, group_tile, lanes);
     Real numerator[M + 1], denominator[N + 1], derivative;
-    load(a, b, walk.group / a_share, walk.group / b_share, numerator, denominator);
+    a += size_t(walk.group / a_share) * (M + 1);
+    b += size_t(walk.group / b_share) * N;
+    load(a, b, numerator, denominator);
 #pragma unroll 1
     for (; walk.unfinished(); walk.advance()) {
         const Pack in = x[walk.offset];
         Pack out;
+        bool any_huge = false;
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) {
             const Real t = Real(in.element[k]);
+            any_huge |= is_huge(t);
             const Real P = polynomial<M>(numerator, t, derivative);
             const Real Q = polynomial<N>(denominator, fabs(t), derivative);
             out.element[k] = TYPE(P * reciprocal(Q));
         }
         y[walk.offset] = out;
+        if (any_huge) forward_huge(x[walk.offset], a, b, y[walk.offset]);
     }
 }
 
@@ -172,6 +215,28 @@ __device__ inline void add_terms(Real g_over_Q, Real F, Real x, Real (&sum)[COEF
     for (int j = 1; j <= N; j++) {
         b_term *= fabs(x);
         sum[M + j] += b_term;
+    }
+}
+
+// Writes dx for the huge elements of a pack, and adds their terms to a thread's sums in shared
+// memory, which are THREADS apart.
+__device__ inline void backward_huge(
+        const Pack &g, const Pack &x, const Real *a, const Real *b, Pack *dx, Real *sums) {
+#pragma unroll 1
+    for (int k = 0; k < WIDTH; k++) {
+        const double t = Real(x.element[k]);
+        if (!is_huge(t)) continue;
+        const Exact at(t, a, b);
+        const double g_over_Q = Real(g.element[k]) * at.r;
+        if constexpr (INPUT_GRADIENT)
+            dx->element[k] = TYPE(Real(g_over_Q * (at.dP - (t < 0 ? -at.F : at.F) * at.dQ)));
+        if constexpr (COEFFICIENT_GRADIENTS) {
+            double a_term = g_over_Q, b_term = g_over_Q * at.F;
+#pragma unroll 1
+            for (int i = 0; i <= M; i++, a_term *= t) sums[i * THREADS] += Real(a_term);
+#pragma unroll 1
+            for (int j = 1; j <= N; j++) sums[(M + j) * THREADS] += Real(b_term *= fabs(t));
+        }
     }
 }
 
@@ -216,34 +281,46 @@ extern "C" __global__ void __launch_bounds__(THREADS, resident_blocks()) rationa
     __shared__ Real sums[COEFFICIENTS][THREADS];
     Walk walk(rows, groups, packs, group_tile, lanes);
     Real numerator[M + 1], denominator[N + 1];
-    load(a, b, walk.group / a_share, walk.group / b_share, numerator, denominator);
+    a += size_t(walk.group / a_share) * (M + 1);
+    b += size_t(walk.group / b_share) * N;
+    load(a, b, numerator, denominator);
     if constexpr (COEFFICIENT_GRADIENTS) {
         for (int k = 0; k < COEFFICIENTS; k++) sums[k][threadIdx.x] = 0;
     }
 
     while (walk.unfinished()) {
         Real sum[COEFFICIENTS] = {};
+        bool any_huge = false;
+        Index last = 0;
+        // A pack with huge elements ends this loop too: they are computed when the registers of
+        // the sums are free.
 #pragma unroll 1
-        for (int count = 0; count < FLUSH && walk.unfinished(); count++, walk.advance()) {
+        for (int count = 0; count < FLUSH && !any_huge && walk.unfinished(); count++) {
             const Pack in = x[walk.offset], gradient = g[walk.offset];
             Pack out;
 #pragma unroll
             for (int k = 0; k < WIDTH; k++) {
                 const Real t = Real(in.element[k]);
+                any_huge |= is_huge(t);
                 Real dP, dQ;
                 const Real P = polynomial<M>(numerator, t, dP);
                 const Real r = reciprocal(polynomial<N>(denominator, fabs(t), dQ));
                 const Real F = P * r, g_over_Q = Real(gradient.element[k]) * r;
                 if constexpr (INPUT_GRADIENT)
                     out.element[k] = TYPE(g_over_Q * (dP - (t < 0 ? -F : F) * dQ));
-                if constexpr (COEFFICIENT_GRADIENTS) add_terms(g_over_Q, F, t, sum);
+                if constexpr (COEFFICIENT_GRADIENTS) {
+                    if (!is_huge(t)) add_terms(g_over_Q, F, t, sum);
+                }
             }
             if constexpr (INPUT_GRADIENT) dx[walk.offset] = out;
+            last = walk.offset;
+            walk.advance();
         }
         if constexpr (COEFFICIENT_GRADIENTS) {
 #pragma unroll
             for (int k = 0; k < COEFFICIENTS; k++) sums[k][threadIdx.x] += sum[k];
         }
+        if (any_huge) backward_huge(g[last], x[last], a, b, dx + last, &sums[0][threadIdx.x]);
     }
     if constexpr (COEFFICIENT_GRADIENTS) {
         __syncthreads();
@@ -262,17 +339,33 @@ extern "C" __global__ void __launch_bounds__(THREADS) rational_finish(
     const int row_length = is_numerator ? M + 1 : N, share = is_numerator ? a_share : b_share;
     const int row = index / row_length, k = index % row_length + (is_numerator ? 0 : M + 1);
     double total = 0;
-    // all parts of one group, then all parts of the next group that shares this row
-    for (int i = threadIdx.x; i < share * parts; i += blockDim.x) {
-        const size_t group = row * share + i / parts;
-        total += partial[(group * COEFFICIENTS + k) * parts + i % parts];
+    // All parts of one group, then all parts of the next group that shares this row. `part` is of
+    // the group, and `i` counts through all of them.
+    const int threads = blockDim.x, count = share * parts;
+    const size_t next_group = size_t(COEFFICIENTS) * parts;
+    const Real *from = partial + row * share * next_group + size_t(k) * parts;
+    from += threadIdx.x / parts * next_group + threadIdx.x % parts;
+    const size_t step = threads / parts * next_group + threads % parts;
+    int part = threadIdx.x % parts;
+    // Several are loaded before the first is added, or each addition would wait for a load of its
+    // own. They are added in order, and the zeros after the last one change nothing.
+    for (int i = threadIdx.x; i < count;) {
+        Real loaded[LOADS];
+#pragma unroll
+        for (int l = 0; l < LOADS; l++, i += threads) {
+            loaded[l] = i < count ? *from : 0;
+            from += step;
+            part += threads % parts;
+            if (part >= parts) part -= parts, from += next_group - parts;
+        }
+#pragma unroll
+        for (int l = 0; l < LOADS; l++) total += loaded[l];
     }
     for (int half = WARP / 2; half; half /= 2) total += __shfl_down_sync(ALL_LANES, total, half);
     if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = total;
     __syncthreads();
     if (threadIdx.x) return;
     for (unsigned warp = 1; warp < blockDim.x / WARP; warp++) total += warps[warp];
-    total *= SCALE;
     if (is_numerator) da[index] = total;
     else db[index] = b[index] < 0 ? total : -total;
 }

@@ -75,7 +75,7 @@ def _disassemble(cubin: Path, option: str) -> str:
     if program is None:
         raise OSError("cuobjdump, which comes with the triton wheel, was not found")
     return subprocess.run(
-        [program, option, cubin], check=True, capture_output=True, text=True
+        [program, option, cubin], check=True, capture_output=True, encoding="utf-8"
     ).stdout
 
 

@@ -17,12 +17,12 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -35,12 +35,14 @@ from tqdm.auto import tqdm
 
 from katlib.files import cache_folder, lock, warn_not_kept, write_whole
 from katlib.images import CLASSES, MEAN, STD
+from katlib.train.images import ImageData
 
 __all__ = [
     "CIFAR10",
     "CLASSES",
     "MEAN",
     "STD",
+    "NotDownloaded",
     "augment",
     "cutout",
     "download",
@@ -71,8 +73,12 @@ DTYPES = {
 DOWNLOAD_CHUNK = 1 << 20
 
 
-@dataclass
-class CIFAR10:
+class NotDownloaded(RuntimeError):
+    """CIFAR-10 is neither in the cache nor to be had; the message says what was tried."""
+
+
+@dataclass(repr=False)
+class CIFAR10(ImageData):
     """CIFAR-10 in memory.
 
     Attributes:
@@ -81,13 +87,20 @@ class CIFAR10:
         test_images: (10000, 3, 32, 32) uint8.
         test_labels: (10000,) int64.
         sha256: of all pixels and labels, in hexadecimal; the same from whichever source they came.
+        classes, mean, std: `CLASSES`, `MEAN` and `STD`.
     """
 
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    sha256: str
+    classes: Sequence[str] = field(default=CLASSES, init=False)
+    mean: Sequence[float] = field(default=MEAN, init=False)
+    std: Sequence[float] = field(default=STD, init=False)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Nothing: a record and a checkpoint that do not say otherwise are of CIFAR-10."""
+        return {}
+
+    def check_classes(self) -> None:
+        """A part of CIFAR-10 may lack some of the ten classes."""
 
     def __repr__(self) -> str:
         return (
@@ -119,7 +132,7 @@ def load_cifar10(root: str | os.PathLike | None = None, progress: bool = True) -
         progress: show a bar while downloading.
 
     Raises:
-        RuntimeError: it is neither in the cache nor to be had; the message says what was tried and
+        NotDownloaded: it is neither in the cache nor to be had; the message says what was tried and
             what to do.
 
     Example:
@@ -310,7 +323,7 @@ def _download_tensors(folder: Path, downloads: Path, progress: bool) -> dict[str
         progress: show a bar while downloading.
 
     Raises:
-        RuntimeError: no source has; the message says why.
+        NotDownloaded: no source has; the message says why.
     """
     sources = {
         "torchvision's address": partial(_from_torchvision, downloads, progress),
@@ -326,7 +339,7 @@ def _download_tensors(folder: Path, downloads: Path, progress: bool) -> dict[str
         except Exception as error:
             # whatever a source does wrong, the next is tried, and the message tells of all
             failures.append(f"- {name}: {error}")
-    raise RuntimeError(
+    raise NotDownloaded(
         "\n".join(
             [
                 f"CIFAR-10 is not in {folder} and could not be downloaded:",
@@ -436,18 +449,20 @@ def _read_sheet(file: IO[bytes]) -> Tensor:
 # ---- images for a model
 
 
-def normalize(images: Tensor) -> Tensor:
+def normalize(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
     """Images with mean 0 and variance 1 in each channel, over the training set.
 
     Args:
-        images: uint8 (N, 3, H, W).
+        images: uint8 (N, C, H, W).
+        mean, std: of the training set, of pixels scaled to [0, 1], a number for each channel;
+            default: those of CIFAR-10.
 
     Returns:
-        float32 (N, 3, H, W).
+        float32 (N, C, H, W).
     """
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - mean) / std
+    center = torch.tensor(mean, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+    return (images.float() / 255 - center) / scale
 
 
 def augment(images: Tensor, generator: torch.Generator | None = None, padding: int = 4) -> Tensor:

@@ -35,7 +35,7 @@ MARGIN = 64
 
 def build(source: Path, definitions: dict[str, object]) -> ctypes.CDLL:
     """The source as a shared library, kept between runs under a hash of all that goes into it."""
-    text = source.read_text()
+    text = source.read_text(encoding="utf-8")
     kernel = r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\(\))*\)\s+)?(\w+)"
     entries = " ".join(f"KERNEL({name})" for name in re.findall(kernel, text))
     program = f'#include "emulator.h"\n#include "{source}"\nEMULATOR_ENTRY({entries})\n'

@@ -4,12 +4,26 @@ import shutil
 
 import pytest
 import torch
-from oracle import DTYPES, data, errors, with_zeros
+from oracle import (
+    DTYPES,
+    HUGE_COEFFICIENTS,
+    HUGE_DEGREES,
+    HUGE_INPUTS,
+    data,
+    errors,
+    huge,
+    with_zeros,
+)
 
 import katlib.cuda
-from emulator import emulation, same_bits
+from emulator import Emulated, build, emulation, same_bits
 from emulator.checking import ASKED, LIMIT, check, run
 from katlib.cuda import ladder
+
+# A kernel of nothing but the approximate reciprocal
+RECIPROCAL = """extern "C" __global__ void reciprocal(const float *y, float *out) {
+    out[threadIdx.x] = __fdividef(1, y[threadIdx.x]);
+}"""
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the emulator needs g++")
 
@@ -260,25 +274,42 @@ def test_long_sums_stay_exact(seed):
     check(g, x, a, b, multiprocessors=1, threads=256, limit=limit)
 
 
-def huge(dtype, largest, m, n):
-    g, x, a, b = data(16, 2, 8, m, n, dtype)
-    # or F itself would be too large for a half
-    a[:, n + 1 :] = 0
-    return g, x.sign() * largest, a, b
+@pytest.mark.parametrize("coefficients", HUGE_COEFFICIENTS)
+@pytest.mark.parametrize("m, n", HUGE_DEGREES)
+@pytest.mark.parametrize("dtype, largest", HUGE_INPUTS)
+def test_huge_inputs_have_the_right_values_and_gradients(dtype, largest, m, n, coefficients):
+    """The largest half, and a million in the other types, where x^8 is 1e48."""
+    check(*huge(dtype, largest, m, n, coefficients))
 
 
-@pytest.mark.parametrize("m, n", [(5, 4), (8, 8)])
-def test_the_largest_half_in_every_degree(m, n):
-    check(*huge(torch.float16, 65504.0, m, n))
+@pytest.mark.parametrize("asked", ["input", "coefficients"])
+def test_one_of_the_gradients_alone_is_right_for_huge_inputs(asked):
+    check(*huge(torch.float32, 1e6, 8, 8, "hundreds"), asked=asked)
 
 
-@pytest.mark.parametrize("m, n", [(5, 4), (8, 8)])
-@pytest.mark.parametrize("dtype, largest", [(torch.float16, 65504.0), (torch.float32, 1e6)])
-@pytest.mark.parametrize("asked", ASKED)
-def test_huge_inputs_stay_finite(dtype, largest, m, n, asked):
-    """The largest half, and a million in float32, where x^8 is 1e48."""
-    results = run(*huge(dtype, largest, m, n), asked=asked)
-    assert all(t.isfinite().all() for t in results if t is not None)
+@pytest.mark.parametrize("largest", [2.5e6, 1e10, 1e15])
+def test_high_degrees_are_right_for_any_input(largest):
+    check(*huge(torch.float32, largest, 8, 8, "ones"))
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_huge_inputs_in_packs_of_every_width(width):
+    g, x, a, b = huge(torch.float32, 1e6, 6, 6, "hundreds")
+    shape = (-1, 2, width)
+    check(g.reshape(shape), x.reshape(shape), a, b)
+
+
+def test_the_emulated_reciprocal_is_the_chips(tmp_path):
+    """0 above 2^126, one unit in the last place beside the true one elsewhere."""
+    source = tmp_path / "reciprocal.cu"
+    source.write_text(RECIPROCAL)
+    y = torch.cat([2.0 ** torch.tensor([-3.0, 0, 126, 126.5, 127.9]), 1 + torch.rand(59)])
+    out = torch.full((64,), torch.nan)
+    module = Emulated(build(source, {}), 1, 64, True)
+    module.launch("reciprocal", (1, 1), 64, "PP", y, out)
+    assert out[:5].tolist() == [8.0, 1.0, 2.0**-126, 0.0, 0.0]
+    units = (out[5:].double() * y[5:].double() - 1) / torch.finfo(torch.float32).eps
+    assert 0.5 < units.abs().max() < 1.5
 
 
 def test_a_million_to_the_fifth_is_summed_beside_a_denominator_of_one():

@@ -22,7 +22,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
-        self.text = path.read_text()
+        self.text = path.read_text(encoding="utf-8")
         self.loads: list[str] = []
         self.links: list[str] = []
         self.images: list[dict] = []

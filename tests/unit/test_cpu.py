@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from oracle import HUGE_COEFFICIENTS, HUGE_DEGREES, HUGE_INPUTS, errors, huge
 from torch.testing import assert_close
 
 import katlib
-from katlib import cpu
+from katlib import cpu, files
 from katlib.rational import initial_coefficients
 from katlib.reference import evaluate, gradients
 
@@ -63,6 +64,9 @@ SHAPES = [
     (90, 2, 200),
     (70, 3, 41),
     (2, 3, 9001),
+    (70, 1040, 1),
+    (33, 1041, 1),
+    (50, 300, 7),
 ]
 
 # (Ga, Gb, G, span)
@@ -73,6 +77,8 @@ SHARED = [
     (1, 1, 1, 40),
     (6, 6, 6, 5),
     (1, 12, 12, 3),
+    (1, 1040, 1040, 1),
+    (3, 351, 1053, 1),
 ]
 
 # On a processor with AVX-512, vectors of 64, 32 and 16 bytes: the compiler's options for each, and
@@ -99,7 +105,7 @@ def build(request, monkeypatch, loaded):
     options, instructions = BUILDS[request.param]
     if options:
         cpuinfo = Path("/proc/cpuinfo")
-        flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+        flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
         if not instructions <= set(flags):
             pytest.skip(f"this processor has no {request.param}")
         libraries, kernels = loaded[request.param]
@@ -260,6 +266,71 @@ def test_gradients_of_shared_coefficients_are_sums_over_their_groups(sizes, buil
     for mine, c, true in zip((da, db), (a, b), expected):
         assert mine.shape == c.shape
         assert_close(mine, true.view(len(c), -1, c.shape[1]).sum(1))
+
+
+# ---- How a tensor is cut into vectors
+
+# Prints the lanes of a vector, and how many vectors, elements and strips the kernel goes through
+# for (rows, groups, span).
+COUNT = """
+#include "rational.cpp"
+#include <cstdio>
+#include <cstdlib>
+int main(int, char** sizes) {
+    constexpr int lanes = LANES<Float>;
+    const int64_t groups = atol(sizes[2]);
+    const Plan plan(atol(sizes[1]), groups, atol(sizes[3]), groups, groups, lanes);
+    long vectors = 0, elements = 0, strips = 0;
+    for (int64_t item = 0; item < plan.items; item++)
+        plan.for_each_strip(item, [&](int64_t, Range rows, Range columns) {
+            strips++;
+            plan.for_each_vector<lanes>(rows, columns, [&](int64_t, int64_t n) {
+                vectors++;
+                elements += n;
+            });
+        });
+    printf("%d %ld %ld %ld", lanes, vectors, elements, strips);
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def counts(tmp_path_factory):
+    """A function from (rows, groups, span) to what COUNT prints."""
+    program = tmp_path_factory.mktemp("count") / "count"
+    options = [option for option in cpu.OPTIONS if option not in ("-O3", "-shared")]
+    target = ["-march=native", "-DM=5", "-DN=4", f"-I{cpu.SOURCE.parent}", "-o", program]
+    command = [COMPILERS[0], *options, *target, "-x", "c++", "-"]
+    subprocess.run(command, input=COUNT, text=True, check=True)
+
+    def count(*shape):
+        result = subprocess.run([program, *map(str, shape)], capture_output=True, check=True)
+        return map(int, result.stdout.split())
+
+    return count
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "groups, span",
+    [
+        *((channels, 1) for channels in (1, 7, 1000, 1023, 1024, 1025, 1040, 1041, 4096, 50_021)),
+        *((64, 24), (300, 7), (41, 25), (32, 49), (64, 65), (3, 2049)),
+    ],
+)
+def test_vectors_are_nearly_full_for_any_number_of_channels(groups, span, counts):
+    lanes, vectors, elements, strips = counts(1000, groups, span)
+    assert elements == 1000 * groups * span
+    assert vectors * lanes <= 1.3 * elements
+    # beginning a strip takes time
+    assert strips * 8 <= vectors
+
+
+@needs_compiler
+def test_a_strip_of_few_rows_is_one_group(counts):
+    """Each strip has a table of coefficients, which would cost more than the lanes it saves."""
+    lanes, vectors, _, _ = counts(8, 1040, 49)
+    assert vectors == 8 * 1040 * -(-49 // lanes)
 
 
 # ---- Only the gradients that are asked for
@@ -431,6 +502,36 @@ def test_nan_comes_out_where_the_reference_has_it(dtype, swish, build):
     assert torch.equal(y.isnan(), evaluate(x, *swish).isnan())
 
 
+@needs_compiler
+@pytest.mark.parametrize("coefficients", HUGE_COEFFICIENTS)
+@pytest.mark.parametrize("m, n", HUGE_DEGREES)
+@pytest.mark.parametrize("dtype, largest", HUGE_INPUTS)
+def test_huge_inputs_have_the_right_values_and_gradients(dtype, largest, m, n, coefficients):
+    """The largest half, and a million in the other types, where x^8 is 1e48."""
+    skip_unless_available(dtype, m, n)
+    g, x, a, b = huge(dtype, largest, m, n, coefficients)
+    results = cpu.forward(x, a, b, x.shape), *cpu.backward(g, x, a, b, x.shape)
+    assert max(errors(results, g, x, a, b).values()) < 8
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(257, 8, 7), (256, 8, 24), (2, 3, 9001)])
+def test_huge_inputs_in_vectors_of_every_kind(shape, build):
+    """Some of each vector's lanes, also at its end, and where each lane has its own group."""
+    g, x, a, b = draw(torch.float32, shape, 6, 6)
+    x.view(-1)[::5], x.view(-1)[1::5] = 1e6, -1e6
+    results = cpu.forward(x, a, b, shape), *cpu.backward(g, x, a, b, shape)
+    assert max(errors(results, g, x, a, b).values()) < 8
+
+
+@needs_compiler
+@pytest.mark.parametrize("asked", [(True, False), (False, True)])
+def test_one_of_the_gradients_alone_is_right_for_huge_inputs(asked):
+    g, x, a, b = huge(torch.float32, 1e6, 8, 8, "hundreds")
+    results = None, *cpu.backward(g, x, a, b, x.shape, *asked)
+    assert max(errors(results, g, x, a, b).values()) < 8
+
+
 # ---- Threads
 
 
@@ -561,16 +662,23 @@ print(katlib.cpu.available(torch.float32, 2, 1))
 """
 
 
-def start(**environment):
+NO_HOME = "import pwd; pwd.getpwuid = lambda number: {}[number]\n"
+FOLDERS = ("HOME", "KATLIB_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA")
+
+
+def start(without_home=False, **changes):
     """Starts a process that uses katlib with degrees 2 and 1, and prints if it had the kernel."""
-    root = Path(katlib.__file__).parents[1]
-    changes = {name: str(value) for name, value in environment.items()}
+    environment = os.environ | {"PYTHONPATH": str(Path(katlib.__file__).parents[1])}
+    program = USE
+    if without_home:
+        environment = {name: environment[name] for name in environment if name not in FOLDERS}
+        program = NO_HOME + USE
     return subprocess.Popen(
-        [sys.executable, "-W", "always", "-c", USE],
+        [sys.executable, "-W", "always", "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(root)} | changes,
+        env=environment | {name: str(value) for name, value in changes.items()},
     )
 
 
@@ -618,6 +726,27 @@ def test_a_cached_library_is_used_again(first_use):
     outcome = wait(start(KATLIB_CACHE=cache))
     assert outcome.returncode == 0, outcome.errors
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.so")} == before
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [0, 4096, 100_000])
+def test_a_library_that_was_cut_off_is_compiled_again(first_use, tmp_path, size):
+    """Loaded as it is, it would kill the process."""
+    whole = next(first_use[0].glob("*.so"))
+    (tmp_path / whole.name).write_bytes(whole.read_bytes()[:size])
+    outcome = wait(start(KATLIB_CACHE=tmp_path))
+    assert (outcome.returncode, outcome.output) == (0, "True"), outcome.errors
+    assert [path.read_bytes() for path in tmp_path.glob("*.so")] == [whole.read_bytes()]
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_user_without_a_home_gets_the_kernel():
+    """As in a container that runs under a number that no user has."""
+    outcome = wait(start(without_home=True))
+    assert (outcome.returncode, outcome.output) == (0, "True"), outcome.errors
+    assert outcome.errors.count("cannot keep its compiled kernels in a cache folder") == 1
 
 
 @pytest.fixture(scope="session")
@@ -674,6 +803,7 @@ def fresh(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu, "_kernels", {})
     monkeypatch.setattr(cpu, "_failures", {})
     cpu._warn.cache_clear()
+    files._warn_once.cache_clear()
     return tmp_path / "cache"
 
 
@@ -700,7 +830,7 @@ def compiler(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def good_library():
     """A library that is compiled already, for other tests of this file: degrees 5 and 4."""
-    return cpu._compiled(5, 4)
+    return Path(cpu._load_library(5, 4)._name)
 
 
 def in_threads(count, function):
@@ -758,74 +888,139 @@ def test_a_failed_compilation_leaves_nothing_in_the_cache(fresh, compiler):
     compiler('echo half > "$out"; exit 1')
     with pytest.warns(UserWarning, match="could not compile rational.cpp: no message"):
         assert not cpu.available(torch.float32, 5, 4)
-    assert not [path for path in fresh.iterdir() if path.suffix != ".lock"]
+    assert kept(fresh) == []
+
+
+def kept(folder):
+    """The files of a cache, without the lock, which stays."""
+    return sorted(path for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def library_name():
+    return cpu._library_name(cpu._compiler(), 5, 4)
+
+
+def put(text, folder, name):
+    """A file in the cache whose name has the checksum that it should have."""
+    folder.mkdir()
+    path = folder / "file"
+    path.write_text(text)
+    return path.rename(folder / cpu._kept_name(name, path))
 
 
 @needs_compiler
-def test_a_damaged_library_is_compiled_again(fresh, compiler, good_library):
+def test_a_library_of_another_system_is_compiled_again(fresh, compiler, good_library):
     compilations = compiler(f'cp {good_library} "$out"')
-    path = cpu._library_path(cpu._compiler(), 5, 4)
-    path.parent.mkdir()
-    path.write_text("half a library")
-    assert cpu.available(torch.float32, 5, 4)
+    put("whole, but not for this system", fresh, library_name())
+    for _ in range(2):
+        cpu._load_library(5, 4)
     assert len(compilations()) == 1
-    assert path.read_bytes() == good_library.read_bytes()
 
 
-def test_a_library_that_never_loads_is_compiled_twice_and_then_given_up(fresh, compiler):
+def test_a_library_that_never_loads_is_given_up(fresh, compiler):
     compilations = compiler('echo "no library" > "$out"')
     with pytest.warns(UserWarning, match="without its compiled kernel"):
         assert not cpu.available(torch.float32, 5, 4)
-    assert len(compilations()) == 2
+    assert len(compilations()) == 1
 
 
-def test_a_compiler_that_does_not_know_the_processor_compiles_without_its_name(fresh, compiler):
+def test_a_compiler_that_does_not_know_the_processor_compiles_without_its_name(tmp_path, compiler):
     compilations = compiler('case "$all" in *march=native*) exit 1;; esac; echo library > "$out"')
-    assert cpu._compiled(5, 4).read_text() == "library\n"
+    cpu._compile(cpu._compiler(), 5, 4, tmp_path / "library.so")
+    assert (tmp_path / "library.so").read_text() == "library\n"
     assert ["-march=native" in line for line in compilations()] == [True, False]
 
 
-def test_a_cache_that_cannot_be_written_means_the_reference(fresh, compiler):
-    compiler('echo library > "$out"')
-    fresh.write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="without its compiled kernel"):
-        assert not cpu.available(torch.float32, 5, 4)
+@needs_compiler
+def test_a_library_in_a_folder_that_is_read_only_is_used(
+    fresh, compiler, good_library, monkeypatch
+):
+    compilations = compiler("exit 1")
+    fresh.mkdir()
+    shutil.copy(good_library, fresh / cpu._kept_name(library_name(), good_library))
+    monkeypatch.setattr(cpu, "lock", refuse(OSError(30, "Read-only file system")))
+    assert cpu.available(torch.float32, 5, 4)
+    assert not compilations()
 
 
-def test_what_another_process_compiled_while_this_one_waited_is_used(fresh, compiler, monkeypatch):
+def refuse(error):
+    def function(*arguments):
+        raise error
+
+    return function
+
+
+def a_file_instead_of_the_folder(fresh, monkeypatch):
+    fresh.write_text("a file")
+
+
+def a_folder_that_cannot_be_made(fresh, monkeypatch):
+    monkeypatch.setenv("KATLIB_CACHE", "/proc/katlib")
+
+
+def a_lock_of_another_user(fresh, monkeypatch):
+    monkeypatch.setattr(cpu, "lock", refuse(PermissionError(13, "Permission denied")))
+
+
+def a_file_system_without_locks(fresh, monkeypatch):
+    error = NotImplementedError("FileSystem does not appear to support flock")
+    monkeypatch.setattr(cpu, "lock", refuse(error))
+
+
+def a_full_disk(fresh, monkeypatch):
+    monkeypatch.setattr(cpu, "write_whole", refuse(OSError(28, "No space left on device")))
+
+
+def a_damaged_library_of_another_user(fresh, monkeypatch):
+    put("half a library", fresh, library_name()).write_text("half")
+    a_lock_of_another_user(fresh, monkeypatch)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [
+        (a_file_instead_of_the_folder, "File exists"),
+        (a_folder_that_cannot_be_made, "No such file"),
+        (a_lock_of_another_user, "Permission denied"),
+        (a_file_system_without_locks, "support flock"),
+        (a_full_disk, "No space left"),
+        (a_damaged_library_of_another_user, "Permission denied"),
+    ],
+)
+def test_a_cache_that_cannot_be_used_is_told_once(
+    fresh, compiler, good_library, monkeypatch, spoil, reason
+):
+    compilations = compiler(f'cp {good_library} "$out"')
+    spoil(fresh, monkeypatch)
+    with pytest.warns(UserWarning, match=f"cannot keep .*{reason}.*set KATLIB_CACHE") as told:
+        for _ in range(2):
+            cpu._load_library(5, 4)
+    assert len(told) == 1
+    assert len(compilations()) == 2
+
+
+@needs_compiler
+def test_what_another_process_compiled_while_this_one_waited_is_used(
+    fresh, compiler, good_library, monkeypatch
+):
     @contextmanager
     def lock(path):
-        path.write_text("from another process")
+        shutil.copy(good_library, fresh / cpu._kept_name(path.name, good_library))
         yield
 
     compilations = compiler("exit 1")
     monkeypatch.setattr(cpu, "lock", lock)
-    assert cpu._compiled(5, 4).read_text() == "from another process"
+    assert cpu.available(torch.float32, 5, 4)
     assert not compilations()
 
 
-def test_a_file_system_without_locks_means_the_reference(fresh, compiler, monkeypatch):
-    def lock(path):
-        raise NotImplementedError("FileSystem does not appear to support flock")
-
-    compiler('echo library > "$out"')
-    monkeypatch.setattr(cpu, "lock", lock)
-    with pytest.warns(UserWarning, match="does not appear to support flock"):
-        assert not cpu.available(torch.float32, 5, 4)
-
-
-@pytest.mark.parametrize(
-    "environment, folder",
-    [
-        ({"KATLIB_CACHE": "/own", "XDG_CACHE_HOME": "/xdg"}, "/own"),
-        ({"KATLIB_CACHE": "", "XDG_CACHE_HOME": "/xdg"}, "/xdg/katlib"),
-        ({"KATLIB_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/home/me"}, "/home/me/.cache/katlib"),
-    ],
-)
-def test_where_the_cache_is(environment, folder, monkeypatch):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert cpu._cache_folder() == Path(folder)
+def test_the_cache_is_where_the_environment_says(fresh, compiler, good_library, monkeypatch):
+    compiler(f'cp {good_library} "$out"')
+    monkeypatch.setenv("HOME", str(fresh.parent))
+    monkeypatch.setenv("KATLIB_CACHE", "~/cache")
+    cpu._load_library(5, 4)
+    assert len(kept(fresh)) == 1
 
 
 def test_no_compiler_is_an_error_that_names_what_was_tried(monkeypatch):
@@ -837,4 +1032,30 @@ def test_no_compiler_is_an_error_that_names_what_was_tried(monkeypatch):
 
 def test_cxx_goes_before_other_compilers(compiler):
     compiler("exit 0")
-    assert cpu._compiler() == os.environ["CXX"]
+    assert cpu._compiler() == [os.environ["CXX"]]
+
+
+def test_cxx_may_have_arguments(compiler, tmp_path, monkeypatch):
+    compilations = compiler('echo library > "$out"')
+    monkeypatch.setenv("CXX", f"{os.environ['CXX']} -m64 '-DA=1 2'")
+    cpu._compile(cpu._compiler(), 5, 4, tmp_path / "library.so")
+    assert compilations()[0].startswith("-m64 -DA=1 2 -march=native")
+
+
+def test_cxx_may_be_a_path_with_a_space(compiler, tmp_path, monkeypatch):
+    compiler("exit 0")
+    script = Path(os.environ["CXX"]).rename(tmp_path / "my compiler")
+    monkeypatch.setenv("CXX", str(script))
+    assert cpu._compiler() == [str(script)]
+
+
+def test_each_argument_of_cxx_has_libraries_of_its_own(compiler, monkeypatch):
+    compiler("exit 0")
+    monkeypatch.setenv("CXX", f"{os.environ['CXX']} -mno-fma")
+    assert library_name() != cpu._library_name([cpu._compiler()[0]], 5, 4)
+
+
+def test_a_cxx_that_is_no_command_is_an_error(monkeypatch):
+    monkeypatch.setenv("CXX", "g++ '-m64")
+    with pytest.raises(OSError, match=r"\$CXX is not a command: .*No closing quotation"):
+        cpu._compiler()

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import katlib.cuda
-from katlib.cuda import compiler, definitions, driver, jit, ladder, plan, vector_width
+from katlib.cuda import compiler, definitions, driver, jit, ladder, plan, sass, vector_width
 
 # rows, groups, packs
 SHAPES = [
@@ -164,6 +164,7 @@ int cuModuleLoadData(void **module, const void *image) {
 }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
     *function = (void *)((char *)module + strlen(name));
+    note("fetch %s in %p\n", name, context);
     return strncmp(name, "rational", 8) ? 500 : 0;
 }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads,
@@ -189,13 +190,19 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 
 
+# What names the kernels in a cubin: a section for each, more than once.
+KERNELS = ["rational_backward", "rational_finish", "rational_forward"]
+CODE = b"code\0" + b"".join(f".text.{name}\0.rel.text.{name}\0".encode() for name in KERNELS)
+
+
 class Recorder:
     """The fake libcuda: what it was asked for, and a module loaded by it."""
 
     def __init__(self, library):
         self.record = (ctypes.c_char * 4096).in_dll(library, "record")
         self.buffer = (ctypes.c_char * 256).in_dll(library, "buffer")
-        self.module = driver.Module(b"code", 1)
+        self.module = driver.Module(CODE, 1)
+        self.loading = self.lines()
 
     def lines(self):
         """The calls since the last time that this was asked."""
@@ -251,7 +258,6 @@ def test_what_reaches_the_driver_forward(recorder, tensors):
     _, x, a, b, shape = tensors
     katlib.cuda.forward(x, a, b, shape)
     assert recorder.lines() == [
-        "load code in 0x7fff0000000b",
         "launch 0x7fff10000010 grid 1 99 1 block 192 1 1 "
         "shared 0 stream 0x7fff20000001 size 60 in 0x7fff0000000b",
     ]
@@ -266,6 +272,15 @@ def test_the_bytes_of_the_arguments_forward(recorder, tensors):
 
 
 @needs_compiler
+def test_loading_fetches_every_kernel(recorder):
+    """A first backward may be captured in a CUDA graph, where nothing can be fetched."""
+    assert recorder.loading == [
+        "load code in 0x7fff0000000b",
+        *(f"fetch {name} in 0x7fff0000000b" for name in KERNELS),
+    ]
+
+
+@needs_compiler
 @pytest.mark.parametrize(
     "asked, launches",
     [
@@ -276,7 +291,6 @@ def test_the_bytes_of_the_arguments_forward(recorder, tensors):
     ],
 )
 def test_what_reaches_the_driver_backward(recorder, tensors, asked, launches):
-    recorder.lines()
     katlib.cuda.backward(*tensors, *asked)
     assert recorder.lines() == launches
 
@@ -304,7 +318,7 @@ def test_the_bytes_of_the_arguments_finish(recorder, tensors, input_gradient):
 @needs_compiler
 def test_an_error_of_the_driver_is_raised(recorder):
     with pytest.raises(RuntimeError, match="named symbol not found"):
-        recorder.module.threads("another")
+        driver.Module(b"code\0.text.another\0", 1)
 
 
 # ---- Wrong tensors
@@ -412,10 +426,27 @@ def test_the_ladder_names_its_stages():
 
 
 @pytest.fixture
-def fresh():
-    katlib.cuda.available.cache_clear()
-    yield
-    katlib.cuda.available.cache_clear()
+def fresh(monkeypatch):
+    """katlib.cuda as in a new process."""
+    monkeypatch.setattr(katlib.cuda, "_loaded", False)
+    monkeypatch.setattr(katlib.cuda, "_failed_at", None)
+    katlib.cuda._warn.cache_clear()
+
+
+@pytest.fixture
+def device(fresh, monkeypatch):
+    """A device for which loading fails while `errors` has entries; gives these."""
+    errors = []
+
+    def load(*arguments):
+        if errors:
+            raise errors[-1]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(jit, "load", load)
+    return errors
 
 
 def test_without_a_device_it_is_silent(fresh, monkeypatch):
@@ -425,19 +456,31 @@ def test_without_a_device_it_is_silent(fresh, monkeypatch):
         assert not katlib.cuda.available()
 
 
-def test_a_device_without_a_compiler_warns_once(fresh, monkeypatch):
-    def load(*arguments):
-        raise OSError("NVRTC was not found")
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(jit, "load", load)
+@pytest.mark.parametrize("retry_seconds", [60.0, 0.0])
+def test_a_device_without_a_compiler_warns_once(device, monkeypatch, retry_seconds):
+    monkeypatch.setattr(katlib.cuda, "RETRY_SECONDS", retry_seconds)
+    device.append(OSError("NVRTC was not found"))
     with pytest.warns(UserWarning, match="NVRTC was not found"):
         assert not katlib.cuda.available()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not katlib.cuda.available()
+
+
+@pytest.mark.filterwarnings("ignore:katlib's CUDA kernel cannot be used")
+def test_a_failure_is_forgotten_after_a_while(device, monkeypatch):
+    device.append(RuntimeError("CUDA: out of memory (2)"))
+    assert not katlib.cuda.available()
+    device.clear()
+    assert not katlib.cuda.available()
+    monkeypatch.setattr(katlib.cuda, "RETRY_SECONDS", 0.0)
+    assert katlib.cuda.available()
+
+
+def test_what_was_loaded_once_stays_available(device):
+    assert katlib.cuda.available()
+    device.append(RuntimeError("asked again"))
+    assert katlib.cuda.available()
 
 
 @pytest.mark.parametrize("missing", ["nvrtc", "_headers"])
@@ -493,6 +536,29 @@ def test_a_known_device_gets_machine_code(source):
 def test_a_device_newer_than_nvrtc_gets_ptx(source):
     """The driver then compiles it."""
     assert b".target sm_" in jit.compile(source, {"VALUE": 3}, 999)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", [90, 999], ids=["machine code", "PTX"])
+def test_compiled_code_names_its_kernels(arch):
+    tensors = torch.empty(0, 1, 4), torch.empty(1, 9), torch.empty(1, 9)
+    macros = dict(definitions(*tensors, width=4, wide=False))
+    code = jit.compile(katlib.cuda.SOURCE, macros, arch)
+    assert driver.kernel_names(code) == KERNELS
+
+
+@needs_nvrtc
+@pytest.mark.skipif(not sass.cuobjdump(), reason="there is no cuobjdump here")
+def test_the_finish_has_eight_loads_in_flight(tmp_path):
+    """It loads eight partial sums before it adds the first."""
+    x = torch.empty(0, 1, 4, dtype=torch.bfloat16)
+    macros = dict(definitions(x, torch.empty(1, 6), torch.empty(1, 4), width=2, wide=False))
+    cubin = tmp_path / "rational.cubin"
+    cubin.write_bytes(jit.compile(katlib.cuda.SOURCE, macros, 90))
+    code = subprocess.check_output([sass.cuobjdump(), "--dump-sass", cubin], text=True)
+    finish = code.split("Function : rational_finish")[1].split("Function : ")[0]
+    before_the_first_addition = finish.split("DADD")[0]
+    assert before_the_first_addition.count("LDG") == 8
 
 
 @needs_nvrtc

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from katlib import files
 from katlib.files import (
@@ -41,6 +44,22 @@ def test_a_failure_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def by_safetensors(path):
+    save_file({"a": torch.zeros(1)}, path)
+
+
+@pytest.mark.parametrize("write", [Path.touch, by_safetensors])
+def test_others_may_read_a_file_as_the_umask_says(tmp_path, write):
+    """As in a class that shares a folder."""
+    before = os.umask(0o027)
+    try:
+        with write_whole(tmp_path / "a") as temporary:
+            write(temporary)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_writers_of_one_file_at_once_each_write_a_whole_one(tmp_path):
@@ -160,9 +179,12 @@ katlib.train.train("cifar-pico", epochs=1, data=data, out=sys.argv[1])
 
 
 def run_in_ascii(*arguments, folder=ROOT):
-    command = [sys.executable, *map(str, arguments)]
+    """Runs a program, and fails if ours opens a file, or a pipe, without naming the encoding."""
+    command = [sys.executable, "-X", "warn_default_encoding", *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=os.environ | ASCII, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+    errors = done.stderr.decode()
+    assert done.returncode == 0, errors
+    assert not re.findall(r"/(?:katlib|_ext)/\S*: EncodingWarning.*", errors)
     return done.stdout.decode()
 
 

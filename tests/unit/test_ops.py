@@ -4,9 +4,11 @@ What torch.library, autograd, torch.compile, torch.export, torch.jit, autocast a
 """
 
 import io
+import types
 
 import pytest
 import torch
+from oracle import HUGE_COEFFICIENTS, HUGE_DEGREES, HUGE_INPUTS, errors, huge
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,6 +16,15 @@ import katlib
 from katlib import ops
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# which of x, a and b learn
+FROZEN = [
+    (True, False, False),
+    (False, True, True),
+    (False, True, False),
+    (False, False, True),
+    (True, True, False),
+    (True, False, True),
+]
 TINY = dict(img_size=16, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=10)
 FORWARD = torch.ops.katlib.rational.default
 BACKWARD = torch.ops.katlib.rational_backward.default
@@ -81,6 +92,44 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
     x, a, b = tensors(groups=(2, 5))
     with pytest.raises(ValueError, match="2 and 5 groups for 12 channels"):
         FORWARD(x, a, b, -1)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2], ids=["x", "numerator", "denominator"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64], ids=str
+)
+def test_other_types_are_refused_by_name(wrong, dtype):
+    inputs = list(tensors(grad=False))
+    inputs[wrong] = inputs[wrong].to(dtype)
+    with pytest.raises(TypeError, match="allowed are float16, bfloat16, float32 and float64"):
+        katlib.rational(*inputs)
+
+
+# ---- the reference's arithmetic
+
+
+@pytest.mark.parametrize("coefficients", HUGE_COEFFICIENTS)
+@pytest.mark.parametrize("m, n", HUGE_DEGREES)
+@pytest.mark.parametrize("dtype, largest", HUGE_INPUTS)
+def test_huge_inputs_are_right_in_the_reference(dtype, largest, m, n, coefficients):
+    g, x, a, b = huge(dtype, largest, m, n, coefficients)
+    results = ops.reference_forward(x, a, b, 1), *ops.reference_backward(g, x, a, b, 1)
+    assert max(errors(results, g, x, a, b).values()) < 8
+
+
+@pytest.mark.parametrize(
+    "device, m, n, dtype",
+    [
+        ("cpu", 5, 4, torch.float32),
+        ("cpu", 6, 4, torch.float64),
+        ("cpu", 5, 6, torch.float64),
+        ("mps", 8, 8, torch.float32),
+    ],
+)
+def test_the_reference_needs_no_float64_where_there_is_none(device, m, n, dtype):
+    """Apple's GPUs have none."""
+    x = types.SimpleNamespace(device=torch.device(device), dtype=torch.float16)
+    assert ops.reference_dtype(x, torch.empty(1, m + 1), torch.empty(1, n)) == dtype
 
 
 # ---- autograd
@@ -185,6 +234,27 @@ def test_batches_of_gradients_by_finite_differences(check):
 # ---- layouts
 
 
+def test_channels_last_is_read_like_channels_that_come_last():
+    x = torch.randn(2, 8, 5, 3)
+    _, a, b = tensors(grad=False)
+    channels_last = x.to(memory_format=torch.channels_last)
+    shape = ops.memory_shape(x.permute(0, 2, 3, 1).contiguous(), -1, a, b)
+    assert ops.memory_shape(channels_last, 1, a, b) == shape == (2 * 5 * 3, 4, 2)
+
+
+def test_looking_at_a_layout_takes_no_memory(monkeypatch):
+    devices, empty_like = [], torch.empty_like
+
+    def watched(t, **options):
+        devices.append(options.get("device"))
+        return empty_like(t, **options)
+
+    x = torch.randn(2, 8, 5, 3).to(memory_format=torch.channels_last)
+    monkeypatch.setattr(torch, "empty_like", watched)
+    assert ops.with_layout_of(x, x) is x
+    assert devices == ["meta"]
+
+
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_channels_last_stays_channels_last(compiled):
     x, a, b = tensors(shape=(2, 8, 5, 3), groups=(2, 4), channels_last=True)
@@ -246,6 +316,19 @@ def test_a_transformer_compiles_whole(mlp):
     assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("learns", FROZEN)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_compiled_functions_may_have_frozen_inputs_or_coefficients(dtype, learns):
+    torch._dynamo.reset()
+    inputs = [t.detach().requires_grad_(learn) for t, learn in zip(tensors(dtype), learns)]
+    wanted = [t for t in inputs if t.requires_grad]
+    compiled = torch.compile(katlib.rational, fullgraph=True, backend="aot_eager")
+    got, expected = (
+        torch.autograd.grad(f(*inputs).sum(), wanted) for f in (compiled, katlib.rational)
+    )
+    assert_close(got, expected)
+
+
 @pytest.mark.slow
 def test_inductor_compiles_a_layer():
     layer = katlib.GRKAN(16, 8, groups=4)
@@ -275,9 +358,10 @@ def test_one_compiled_function_takes_several_group_counts_and_sizes():
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_a_transform_of_torch_func_compiles(mapped):
+@pytest.mark.parametrize("argnums", [(0, 1, 2), (0,), (1, 2), (2,)])
+def test_a_transform_of_torch_func_compiles(argnums, mapped):
     torch._dynamo.reset()
-    gradient, expected = (torch.func.grad(f, (0, 1, 2)) for f in (LOSS, REFERENCE_LOSS))
+    gradient, expected = (torch.func.grad(f, argnums) for f in (LOSS, REFERENCE_LOSS))
     inputs = tensors(torch.float64, grad=False)
     if mapped:
         gradient, expected = torch.func.vmap(gradient), torch.func.vmap(expected)
@@ -297,6 +381,14 @@ def test_an_exported_layer_holds_the_operator(training, strict):
     program = torch.export.export(layer, (x,), strict=strict)
     assert "katlib.rational" in program.graph_module.code
     assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_transformer_in_training_mode_can_be_exported(strict):
+    model = katlib.VisionTransformer(**TINY, drop_path_rate=0.0).train()
+    x = torch.randn(2, 3, 16, 16)
+    program = torch.export.export(model, (x,), strict=strict)
+    assert_close(program.module()(x), model(x))
 
 
 def test_an_exported_operator_can_be_decomposed():
