@@ -5,13 +5,22 @@
 ```
 
 Its argument is the Python call that makes the figure.
+
+In a notebook, a live figure is an output, and the notebook's metadata holds its state. Where the
+state is missing, the build warns.
 """
 
 import json
+from pathlib import Path
 from typing import ClassVar
 
 from docutils import nodes
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+from notebooks import WIDGET_STATE, WIDGET_VIEW, widget_models
+
+logger = logging.getLogger(__name__)
 
 
 def html(widget, name: str) -> str:
@@ -52,6 +61,53 @@ class Live(SphinxDirective):
         return [figure, caption, *messages]
 
 
+def read_states(app, name: str, source: list[str]) -> None:
+    """Called by Sphinx with the text of every page before it is read.
+
+    A notebook that Colab has saved gets the form of Jupyter's, which is the one that MyST-NB knows.
+    A figure without its state would leave an empty place in the page, so that is a warning.
+    """
+    path = Path(app.env.doc2path(name))
+    if path.suffix != ".ipynb":
+        return
+    notebook = json.loads(source[0])
+    models = widget_models(notebook)
+    for cell in cells_without_state(notebook, models):
+        logger.warning(
+            f"cell {cell} shows a live figure, but the notebook does not hold its state: run "
+            f"`make notebooks ONLY={path.stem}`, which stores it",
+            location=name,
+        )
+    if models:
+        states = {"version_major": 2, "version_minor": 0, "state": models}
+        notebook["metadata"]["widgets"] = {WIDGET_STATE: states}
+        source[0] = json.dumps(notebook)
+
+
+def cells_without_state(notebook: dict, models: dict[str, dict]) -> list[int]:
+    """The numbers of the cells with a figure that the page could not draw."""
+    drawable = {name for name, model in models.items() if is_drawable(model)}
+    return [
+        number
+        for number, cell in enumerate(notebook["cells"], start=1)
+        for output in cell.get("outputs", [])
+        if WIDGET_VIEW in output.get("data", {})
+        and output["data"][WIDGET_VIEW].get("model_id") not in drawable
+    ]
+
+
+def is_drawable(model: dict) -> bool:
+    """Whether a model holds the module that draws it, and nothing that JSON does not know."""
+    state = model.get("state")
+    if not isinstance(state, dict) or not isinstance(state.get("_esm"), str):
+        return False
+    try:
+        json.dumps(state, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
 def without_thebe(app):
     """Takes sphinx-thebe, which Jupyter Book brings, out of the pages.
 
@@ -68,5 +124,6 @@ def _is_thebes(listener) -> bool:
 
 def setup(app):
     app.add_directive("live", Live)
+    app.connect("source-read", read_states)
     app.connect("builder-inited", without_thebe, priority=0)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,35 +7,50 @@ python book/_ext/notebooks.py student               `make student`; the same
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def setup_cell(repository: str) -> str:
+def setup_cell(repository: str, branch: str) -> str:
     """The first code cell of every notebook; `repository` is a git address, or empty."""
     return f'''# Installs katlib where it is missing, as in Colab; elsewhere this does nothing.
 import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = "{repository}"
+REPOSITORY, BRANCH = "{repository}", "{branch}"
 if importlib.util.find_spec("katlib") is None:
     assert REPOSITORY, (
         'katlib is not installed: run `pip install -e ".[notebooks]"` in the book\\'s folder, '
         "then restart the kernel"
     )
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, "kat-book"], check=True)
+    clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
+    subprocess.run([*clone, REPOSITORY, "kat-book"], check=True)
     pip_install = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip_install, "-e", "kat-book[notebooks]"], check=True)
     sys.path.insert(0, "kat-book")'''
+
+
+# What keeps the threads of OpenMP from spinning while they wait, which makes everything twenty to
+# fifty times slower where other programs run too. It is read when a process loads torch.
+PASSIVE = ("OMP_WAIT_POLICY", "passive")
+
+# seconds that a cell may take: generous, because other programs may be running
+CELL_LIMIT = 3600
+
+# the name that Colab gives to the cell of its button
+COLAB_BUTTON = "view-in-github"
 
 
 def read(path: Path) -> dict:
@@ -46,6 +61,21 @@ def store(path: Path, notebook: dict) -> None:
     """Writes a notebook as Jupyter does. katlib.files may not be installed."""
     text = json.dumps(notebook, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def widget_models(notebook: Mapping) -> dict[str, dict]:
+    """The models of a notebook's widgets by their names.
+
+    Jupyter stores them under "state". Colab stores them without it; where a repair has added an
+    empty "state", they still are beside it.
+    """
+    stored = notebook["metadata"].get("widgets", {}).get(WIDGET_STATE, {})
+    beside = {
+        name: model
+        for name, model in stored.items()
+        if isinstance(model, Mapping) and "model_name" in model
+    }
+    return {**beside, **stored.get("state", {})}
 
 
 # ---- execute
@@ -73,7 +103,7 @@ def execute(numbers: list[str]) -> None:
         seconds = run(notebook, path.parent)
         remove_debris(notebook)
         write_run_time(notebook, seconds, device)
-        text = name_widgets(nbformat.writes(notebook, 4), notebook.metadata.get("widgets"))
+        text = name_widgets(nbformat.writes(notebook, 4), widget_models(notebook))
         refuse_paths_of_this_machine(path.name, text)
         write_text(path, text + "\n")
         print(f"{path.name}: {seconds:.0f} s", flush=True)
@@ -83,10 +113,14 @@ def run(notebook, folder: Path) -> float:
     """Runs a notebook in place; returns the seconds that it took."""
     from nbclient import NotebookClient
 
+    # the states of an earlier run, which would stay if this one shows no figure
+    notebook.metadata.pop("widgets", None)
+    # for the kernel, which inherits it
+    os.environ.setdefault(*PASSIVE)
     started = time.perf_counter()
     NotebookClient(
         notebook,
-        timeout=600,
+        timeout=CELL_LIMIT,
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
@@ -96,10 +130,13 @@ def run(notebook, folder: Path) -> float:
 
 
 def remove_debris(notebook) -> None:
-    """Removes what differs from run to run and says nothing to the reader."""
+    """Removes what differs from run to run, or comes from Colab, and says nothing to the reader."""
+    # Colab's button, which it puts before the first cell of a notebook that it saves to GitHub
+    notebook.cells = [cell for cell in notebook.cells if cell.metadata.get("id") != COLAB_BUTTON]
     for cell in notebook.cells:
+        for key in ("execution", "executionInfo", "colab", "colab_type", "id", "outputId"):
+            cell.metadata.pop(key, None)
         if cell.cell_type == "code":
-            cell.metadata.pop("execution", None)
             cell.outputs = [output for output in cell.outputs if not is_progress_bar(output)]
     # the states of the live figures, which the built page mounts
     widgets = notebook.metadata.get("widgets")
@@ -125,13 +162,12 @@ def write_run_time(notebook, seconds: float, device: str) -> None:
     opening.source = re.sub(r"Run time: [^*]*\*", run_time, opening.source)
 
 
-def name_widgets(text: str, widgets: dict | None) -> str:
+def name_widgets(text: str, models: Mapping[str, dict]) -> str:
     """The notebook's text with its widgets numbered in their order.
 
     ipywidgets draws their names at random. With numbers, the same run gives the same file.
     """
-    states = widgets[WIDGET_STATE]["state"] if widgets else {}
-    for number, name in enumerate(sorted(states, key=text.index)):
+    for number, name in enumerate(sorted(models, key=text.index)):
         text = text.replace(name, f"{number:032x}")
     return text
 
@@ -202,46 +238,74 @@ def text_for_class(cell: dict) -> dict:
 # ---- colab
 
 
-def address() -> str:
-    """The repository's address in `_config.yml`; empty if there is none."""
+def address() -> tuple[str, str]:
+    """The repository's address in `_config.yml`, empty if there is none, and its branch."""
     config = (ROOT / "_config.yml").read_text(encoding="utf-8")
-    return re.search(r'^repository:\n  url: "(.*)"$', config, re.M)[1]
+    return re.search(r'^repository:\n  url: "(.*)"\n  branch: "(.*)"$', config, re.M).groups()
 
 
 def colab() -> None:
-    """Writes the address of the remote `origin` into everything that holds it."""
-    remote = address_of_remote()
-    github = r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?"
-    match = re.fullmatch(github, remote)
-    if not match:
+    """Writes the remote `origin` and the present branch into everything that holds them."""
+    remote = output_of_git("remote", "get-url", "origin")
+    url = address_on_github(remote)
+    if not url:
         sys.exit(
             "Colab opens notebooks from GitHub, and the remote `origin` is not there "
-            f"({remote or 'there is none'}): "
+            f"({without_user(remote) or 'there is none'}): "
             "git remote add origin https://github.com/YOU/REPOSITORY"
         )
-    url = f"https://github.com/{match[1]}"
-    write_address(url)
-    print(f"the book's address is {url}; commit the change")
+    branch = output_of_git("branch", "--show-current")
+    if not re.fullmatch(r"[\w./-]+", branch):
+        sys.exit(
+            f"Colab opens notebooks from a branch of plain letters and digits, not from "
+            f"{branch!r}: git switch main"
+            if branch
+            else "Colab opens notebooks from a branch, and none is checked out: git switch main"
+        )
+    write_address(url, branch)
+    print(f"the book's address is {url}, branch {branch}; commit the change and push it")
 
 
-def address_of_remote() -> str:
-    command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+def output_of_git(*arguments: str) -> str:
+    """What git prints; empty if it fails."""
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
 
 
-def write_address(url: str) -> None:
-    """Writes one address (or none, if empty) into every place that holds it."""
-    write_address_into_configuration(url)
+# github.com as git writes it: https://, ssh:// or git://, with or without a user and a port, and
+# user@host:path. Over port 443, SSH goes to ssh.github.com.
+GITHUB = re.compile(
+    r"(?:(?:https?|ssh|git)://)?(?:[^@/\s]+@)?(?:www\.|ssh\.)?github\.com(?::\d+(?=/))?[:/]/*"
+    r"([\w.-]+/[\w.-]+?)(?:\.git)?/*",
+    re.I,
+)
+
+
+def address_on_github(remote: str) -> str:
+    """The public address of a remote; empty if it is not on GitHub."""
+    match = GITHUB.fullmatch(remote)
+    return f"https://github.com/{match[1]}" if match else ""
+
+
+def without_user(remote: str) -> str:
+    """The remote without the user's name and password, which no terminal has to show."""
+    return re.sub(r"(?<=://)[^@/]+@", "", remote)
+
+
+def write_address(url: str, branch: str = "main") -> None:
+    """Writes one address (or none, if empty) and its branch into every place that holds them."""
+    write_address_into_configuration(url, branch)
     for path in NOTEBOOKS:
-        write_setup_cell(path, url)
-    write_links_into_readme(url)
+        write_setup_cell(path, url, branch)
+    write_links_into_readme(url, branch)
 
 
-def write_address_into_configuration(url: str) -> None:
-    """Puts the address and the buttons that need one into `_config.yml`."""
+def write_address_into_configuration(url: str, branch: str) -> None:
+    """Puts the address, the branch and the buttons that need them into `_config.yml`."""
     path = ROOT / "_config.yml"
     text = path.read_text(encoding="utf-8")
-    text = re.sub(r'(?<=^repository:\n  url: ")[^"]*', url, text, flags=re.M)
+    lines = f'repository:\n  url: "{url}"\n  branch: "{branch}"\n'
+    text = re.sub(r"^repository:\n  url: .*\n  branch: .*\n", lines, text, flags=re.M)
     text = re.sub(r"^  (colab_url: .*|thebe: .*)\n", "", text, flags=re.M)
     buttons = "launch_buttons:\n  thebe: false\n"
     if url:
@@ -250,18 +314,19 @@ def write_address_into_configuration(url: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def write_setup_cell(path: Path, url: str) -> None:
+def write_setup_cell(path: Path, url: str, branch: str) -> None:
     """Replaces the notebook's first code cell."""
     notebook = read(path)
     first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
-    first["source"] = setup_cell(url).splitlines(keepends=True)
+    first["source"] = setup_cell(url, branch).splitlines(keepends=True)
     store(path, notebook)
 
 
-def write_links_into_readme(url: str) -> None:
+def write_links_into_readme(url: str, branch: str) -> None:
     """Puts a link that opens it in Colab for each notebook, or none without an address."""
     path = ROOT / "README.md"
-    folder = url.replace("github.com", "colab.research.google.com/github") + "/blob/main/notebooks"
+    repository = url.removeprefix("https://github.com/")
+    folder = f"https://colab.research.google.com/github/{repository}/blob/{branch}/notebooks"
     links = "".join(f"- [{p.stem}]({folder}/{p.name})\n" for p in NOTEBOOKS) if url else ""
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"(?<=<!-- colab -->\n).*?(?=<!-- /colab -->)", links, text, flags=re.S)

@@ -147,7 +147,7 @@ def with_present_code(states: str) -> str:
     """Widget states whose module and style are those that their classes have now."""
     data = json.loads(states)
     for model in data["state"].values():
-        state = model["state"]
+        state = model.get("state", {})
         module, _, name = state.get("_anywidget_id", "").rpartition(".")
         if module.startswith("katlib."):
             widget_class = getattr(importlib.import_module(module), name)

@@ -2,6 +2,9 @@
 // kernel and no network. What the module gets is anywidget's front-end model: get, set, on, off, save_changes.
 (() => {
   const read = (type) => [...document.querySelectorAll(`script[type="application/vnd.jupyter.widget-${type}+json"]`)];
+  const parsed = (script) => { try { return JSON.parse(script.textContent) ?? {}; } catch { return {}; } };
+  // Jupyter stores the widgets' models under "state", Colab without it
+  const models = (script) => { const stored = parsed(script); return stored.state ?? stored; };
 
   class Model {
     constructor(state) { this.state = state; this.listeners = new Map(); }
@@ -16,11 +19,15 @@
     send() {}
   }
 
+  function say(place, text) {
+    place.dataset.live = "failed";
+    place.textContent = text;
+  }
+
   async function mount(script, states) {
-    const state = states[JSON.parse(script.textContent).model_id]?.state;
-    if (!state?._esm) return;
-    const place = document.createElement("div"), key = state._anywidget_id;
+    const state = states[parsed(script).model_id]?.state, place = document.createElement("div"), key = state?._anywidget_id;
     script.after(place);
+    if (typeof state?._esm !== "string") return say(place, "There is a live figure here whose state is not stored. Its notebook draws it when it is run.");
     if (state._css && !document.querySelector(`style[data-live="${key}"]`)) {
       const style = document.createElement("style");
       style.dataset.live = key;
@@ -34,7 +41,7 @@
       await widget.render({ model, el: place });
       place.dataset.live = "ready";
     } catch (error) {
-      place.textContent = `This live figure could not start (${error}). Its notebook draws it too.`;
+      say(place, `This live figure could not start (${error}). Its notebook draws it too.`);
       console.error(error);
     } finally {
       URL.revokeObjectURL(address);
@@ -42,7 +49,7 @@
   }
 
   addEventListener("DOMContentLoaded", () => {
-    const states = Object.assign({}, ...read("state").map((script) => JSON.parse(script.textContent).state));
+    const states = Object.assign({}, ...read("state").map(models));
     for (const script of read("view")) mount(script, states);
   });
 })();

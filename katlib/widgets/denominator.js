@@ -3,7 +3,7 @@ const SPAN = 4;
 const VERSIONS = [["A", "blue", "1 + Σ |bⱼ| |x|ʲ"], ["B", "orange dash", "1 + |Σ bⱼ xʲ|"], ["signed", "pink dot-line", "1 + Σ |bⱼ| xʲ"], ["plain", "green thin", "1 + Σ bⱼ xʲ"]];
 const RISKY = ["signed", "plain"];       // those that can be 0
 
-function render({ model, el }) {
+function draw({ model, el }) {
   const a = () => model.get("numerator"), b = () => model.get("denominator"), [lo, hi] = model.get("interval");
   const start = [[...a()], [...b()]], shown = { A: true, B: true, signed: true, plain: true };
   let probe = 1.5;
@@ -17,7 +17,7 @@ function render({ model, el }) {
   const top = new Plot({ x: [-SPAN, SPAN], y: [-2, 4], height: 270, margin: 50, label: "F = P / Q with four denominators" });
   const low = new Plot({ x: [-SPAN, SPAN], y: [-2, 4], height: 240, margin: 50, label: "Four denominators Q with a handle for each coefficient" });
   start[1].forEach((_, j) => {
-    const x = 1 + 0.75 * j, q = () => DENOMINATORS.plain(x, b());
+    const x = 1 + Math.min(0.75, 3 / start[1].length) * j, q = () => DENOMINATORS.plain(x, b());
     low.handle({ name: `b${j + 1}`, style: "green", step: 0.02, where: () => [x, q()], says: () => `b${j + 1} = ${digits(b()[j])}`,
       move: (_, y) => set(j, b()[j] + (y - q()) / x ** (j + 1)) });
   });
@@ -78,4 +78,5 @@ function render({ model, el }) {
   return () => { clear(); el.removeEventListener("keydown", key); model.off("change:numerator change:denominator change:target", redraw); };
 }
 
+const render = drawn(ALLOWED, draw);
 export default { render };

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from katlib.rational import RELEASED_GELU, initial_coefficients
 from katlib.widgets.live import Coefficients, LiveFigure, source
-from katlib.widgets.rational import TARGETS, Pair, check_target, preset_list
+from katlib.widgets.rational import TARGETS, Pair, check_target, checked_pair, preset_list
 
 
 class DenominatorExplorer(LiveFigure):
@@ -26,10 +26,11 @@ class DenominatorExplorer(LiveFigure):
         target: "identity", "relu", "gelu", "swish" or "tanh"; what the errors on [-3, 3] are
             measured against.
 
-    Attributes: the same, all of them can be assigned.
+    Attributes: the same, all of them can be assigned; the number of coefficients stays.
 
     Raises:
-        ValueError: an unknown target.
+        ValueError: an unknown target, or coefficients that are not finite numbers.
+        traitlets.TraitError: the same when it is assigned, or another number of coefficients.
 
     Example:
         >>> katlib.DenominatorExplorer(denominator=[-0.2, 0.1, 0.0, 0.0]).denominator
@@ -50,9 +51,11 @@ class DenominatorExplorer(LiveFigure):
         target: str = "gelu",
     ):
         check_target(target)
+        a, b = checked_pair(numerator, denominator)
+        self.lengths = {"numerator": len(a), "denominator": len(b)}
         super().__init__(
-            numerator=numerator,
-            denominator=denominator,
+            numerator=a,
+            denominator=b,
             target=target,
             presets=preset_list(_preset_coefficients()),
         )

@@ -1,7 +1,7 @@
 // RationalExplorer: one rational function, its ten coefficients as handles, and what follows from them.
 const SPAN = 4;
 
-function render({ model, el }) {
+function draw({ model, el }) {
   const lists = () => [model.get("numerator"), model.get("denominator")];
   const start = lists().map((list) => [...list]), [lo, hi] = model.get("interval"), [nodes, weights] = model.get("quadrature");
   const version = () => (model.get("safe") ? "A" : "plain");
@@ -20,14 +20,14 @@ function render({ model, el }) {
   const top = new Plot({ x: [-SPAN, SPAN], y: [-2, 4], height: 300, label: "The function F = P / Q with a handle for each coefficient of P" });
   const low = new Plot({ x: [-SPAN, SPAN], y: [-2, 8], height: 190, label: "Numerator P and denominator Q with a handle for each coefficient of Q" });
 
-  // a_i moves F at x_i = 0, 1, -1, 2, -2, ...; b_j moves Q at its own x_j
+  // a_i moves F at x_i = 0, 1, -1, 2, -2, ...; b_j moves Q at its own x_j; closer together where there are many
   start[0].forEach((_, i) => {
-    const x = (i % 2 ? 1 : -1) * Math.ceil(i / 2);
+    const x = (i % 2 ? 1 : -1) * Math.ceil(i / 2) * Math.min(1, SPAN / Math.ceil((start[0].length - 1) / 2));
     top.handle({ name: `a${i}`, style: "blue", step: 0.01, where: () => [x, F(x)], says: () => `a${i} = ${digits(lists()[0][i])}`,
       move: (_, y) => set("numerator", i, lists()[0][i] + (y - F(x)) * DENOMINATORS[version()](x, lists()[1]) / x ** i) });
   });
   start[1].forEach((_, j) => {
-    const x = 1 + 0.75 * j, q = () => DENOMINATORS[version()](x, lists()[1]);
+    const x = 1 + Math.min(0.75, 3 / start[1].length) * j, q = () => DENOMINATORS[version()](x, lists()[1]);
     low.handle({ name: `b${j + 1}`, style: "orange", step: 0.02, where: () => [x, q()], says: () => `b${j + 1} = ${digits(lists()[1][j])}`,
       move: (_, y) => {
         const b = lists()[1][j], change = (y - q()) / x ** (j + 1);
@@ -108,4 +108,7 @@ function render({ model, el }) {
   return () => { clear(); el.removeEventListener("keydown", key); model.off("change:numerator change:denominator change:target change:safe", redraw); };
 }
 
+const render = drawn({
+  ...ALLOWED, quadrature: areTwins, best: (best) => Object.keys(TARGETS).every((name) => Number.isFinite(best[name])),
+}, draw);
 export default { render };

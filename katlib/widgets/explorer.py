@@ -10,8 +10,15 @@ import traitlets
 from torch import Tensor
 
 from katlib.rational import RELEASED_GELU, STORED, GroupRational, initial_coefficients
-from katlib.widgets.live import Coefficients, LiveFigure, source
-from katlib.widgets.rational import TARGETS, Pair, check_target, preset_list, quadrature
+from katlib.widgets.live import Coefficients, LiveFigure, shown, source
+from katlib.widgets.rational import (
+    TARGETS,
+    Pair,
+    check_target,
+    checked_pair,
+    preset_list,
+    quadrature,
+)
 
 
 class RationalExplorer(LiveFigure):
@@ -36,7 +43,9 @@ class RationalExplorer(LiveFigure):
             1 + sum b_j x^j, which can have poles.
 
     Raises:
-        ValueError: an unknown name or target, or a group that the `GroupRational` does not have.
+        ValueError: an unknown name or target, coefficients that are not finite numbers, or a group
+            that the `GroupRational` does not have.
+        traitlets.TraitError: the same when it is assigned, or another number of coefficients.
 
     Example:
         >>> explorer = katlib.RationalExplorer("swish", target="gelu")
@@ -67,13 +76,12 @@ class RationalExplorer(LiveFigure):
         self.group = 0
         if isinstance(start, GroupRational):
             self.module, self.group = start, group
-            a, b = _rows_of_group(start, group)
-        else:
-            a, b = initial_coefficients(start, degrees if isinstance(start, str) else None)
+        a, b = checked_pair(*_start_coefficients(start, group, degrees))
+        self.lengths = {"numerator": len(a), "denominator": len(b)}
         m, n = len(a) - 1, len(b)
         super().__init__(
-            numerator=a.tolist(),
-            denominator=b.tolist(),
+            numerator=a,
+            denominator=b,
             target=target,
             best=_smallest_errors(m, n),
             quadrature=quadrature(),
@@ -104,12 +112,29 @@ class RationalExplorer(LiveFigure):
         b.copy_(torch.tensor(self.denominator))
 
 
+def _start_coefficients(start: Any, group: int, degrees: tuple[int, int]) -> tuple[Any, Any]:
+    """The numerator and the denominator of whatever an explorer can start from."""
+    if isinstance(start, GroupRational):
+        return _rows_of_group(start, group)
+    if isinstance(start, str):
+        return initial_coefficients(start, degrees)
+    if hasattr(start, "numerator") and hasattr(start, "denominator"):
+        return start.numerator, start.denominator
+    if isinstance(start, (tuple, list)) and len(start) == 2:
+        return start[0], start[1]
+    raise ValueError(
+        f"start={shown(start)}; allowed are a name, a RationalFit, a GroupRational "
+        "or a pair (numerator, denominator)"
+    )
+
+
 def _rows_of_group(module: GroupRational, group: int) -> tuple[Tensor, Tensor]:
     """The rows of the module's parameters that one of its groups uses."""
     a, b = module.weight_numerator, module.weight_denominator
     groups = math.lcm(len(a), len(b))
-    if not 0 <= group < groups:
-        raise ValueError(f"group={group}; the GroupRational has groups 0 to {groups - 1}")
+    if group not in range(groups):
+        raise ValueError(f"group={group!r}; the GroupRational has groups 0 to {groups - 1}")
+    group = int(group)
     return a[group * len(a) // groups], b[group * len(b) // groups]
 
 

@@ -13,6 +13,25 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
+// Whether a value is lists within lists of these sizes, with finite numbers in them. A size of null: any.
+function nested(value, ...sizes) {
+  if (!sizes.length) return Number.isFinite(value);
+  const [size, ...inner] = sizes;
+  return Array.isArray(value) && (size === null || value.length === size) && value.every((entry) => nested(entry, ...inner));
+}
+const isInterval = (value) => nested(value, 2) && value[0] < value[1];
+
+// What a module exports as `render`: draws the figure or, where its state is damaged, says so in its place. `allowed` tests each entry of the state.
+function drawn(allowed, draw) {
+  const isRight = (key, model) => { try { return allowed[key](model.get(key), model); } catch { return false; } };
+  return ({ model, el }) => {
+    const wrong = Object.keys(allowed).filter((key) => !isRight(key, model));
+    if (!wrong.length) return draw({ model, el });
+    el.replaceChildren(element("p", { class: "katlib-live", role: "note" },
+      `This live figure cannot be drawn, because what is stored of it is damaged (${wrong.join(", ")}). Running its notebook again draws it.`));
+  };
+}
+
 // Calls `draw` once a frame at most, however often it is asked to.
 function once(draw) {
   let asked = false;

@@ -6,7 +6,10 @@ it there; in Jupyter and Colab, anywidget does.
 """
 
 import math
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import anywidget
@@ -20,6 +23,45 @@ def source(*files: str) -> str:
     return "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in ("figure.js", *files))
 
 
+def shown(value: Any) -> str:
+    """A value as messages show it: on one line, and shortened."""
+    return " ".join(reprlib.repr(value).split())
+
+
+def finite_numbers(name: str, values: Any, least: int = 0, count: int | None = None) -> list[float]:
+    """A list, tuple, array or tensor of one dimension as finite floats.
+
+    Args:
+        name: what the values are, for the message.
+        values: anything; what is not such a list is refused.
+        least: how many numbers there have to be at least.
+        count: how many there have to be, if that is known.
+
+    Raises:
+        ValueError: something else, numbers that are not finite, or another number of them.
+    """
+    try:
+        numbers = _floats(values)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        numbers = [math.nan]
+    right_count = len(numbers) >= least if count is None else len(numbers) == count
+    if not right_count or not all(map(math.isfinite, numbers)):
+        wanted = f"{least} or more" if count is None else count
+        raise ValueError(
+            f"{name}={shown(values)}; allowed are {wanted} finite numbers, "
+            "in a list or a tensor of one dimension"
+        )
+    return numbers
+
+
+def _floats(values: Any) -> list[float]:
+    entries = values.tolist() if hasattr(values, "tolist") else values
+    # a string could be read as numbers too, and a set has no order
+    if not isinstance(entries, (list, tuple)) or any(isinstance(entry, str) for entry in entries):
+        raise TypeError
+    return [float(entry) for entry in entries]
+
+
 class Coefficients(traitlets.List):
     """A list of finite floats whose length does not change once it is set.
 
@@ -27,23 +69,38 @@ class Coefficients(traitlets.List):
     """
 
     def validate(self, owner: traitlets.HasTraits, value: Any) -> Any:
-        entries = value.tolist() if hasattr(value, "tolist") else value
-        numbers = [float(entry) for entry in entries]
-        assert self.name is not None
-        # at the first assignment there is nothing before, and every length is allowed
-        before = owner._trait_values.get(self.name) or numbers
-        if len(numbers) != len(before) or not all(map(math.isfinite, numbers)):
-            raise traitlets.TraitError(
-                f"{self.name} has {len(numbers)} entries, {numbers}; "
-                f"allowed are {len(before)} finite numbers"
-            )
+        assert self.name is not None and isinstance(owner, LiveFigure)
+        try:
+            numbers = finite_numbers(self.name, value, count=owner.lengths.get(self.name))
+        except ValueError as error:
+            raise traitlets.TraitError(str(error)) from None
         return super().validate(owner, numbers)
 
 
 class LiveFigure(anywidget.AnyWidget):
-    """The base of the live figures: their common style."""
+    """The base of the live figures: their common style, and what cannot be assigned.
+
+    Attributes:
+        lengths: how many numbers each of a figure's `Coefficients` has, if that never changes; set
+            before the figure is made.
+    """
 
     _css = (FOLDER / "figure.css").read_text(encoding="utf-8")
+    lengths: Mapping[str, int] = MappingProxyType({})
+    _is_made = False
+
+    def __init__(self, **state: Any):
+        super().__init__(**state)
+        self._is_made = True
+
+    @traitlets.validate("interval", "presets", "best", "quadrature", "record")
+    def _keep_what_was_drawn(self, proposal: Any) -> Any:
+        """The page reads these once, when it draws the figure."""
+        if self._is_made and proposal["value"] != getattr(self, proposal["trait"].name):
+            raise traitlets.TraitError(
+                f"{proposal['trait'].name} cannot be assigned; make another {type(self).__name__}"
+            )
+        return proposal["value"]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

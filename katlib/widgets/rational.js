@@ -48,6 +48,14 @@ const TARGETS = {
 };
 const LABELS = { identity: "identity", relu: "ReLU", gelu: "GELU", swish: "swish", tanh: "tanh" };
 
+// What the figures of rational functions allow in their state.
+const isPair = ([a, b]) => nested(a, null) && a.length > 0 && nested(b, null);
+const areTwins = ([nodes, weights]) => nested(nodes, null) && nested(weights, nodes.length);
+const ALLOWED = {
+  numerator: (a) => isPair([a, []]), denominator: (b) => nested(b, null), target: (name) => Object.hasOwn(TARGETS, name), interval: isInterval,
+  presets: (presets) => presets.every(([name, ...pair]) => typeof name === "string" && isPair(pair)),
+};
+
 // The largest |f - target| on 20,001 even points of [lo, hi], as katlib measures it, and where it is.
 function largestError(f, target, lo, hi) {
   const key = `${target} ${lo} ${hi}`, count = 20000;

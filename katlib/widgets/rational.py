@@ -1,17 +1,30 @@
 """What the figures of rational functions share in Python; `rational.js` is its twin in the page."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from katlib.init import gauss_hermite
+from katlib.widgets.live import finite_numbers
 
 # the functions that errors are measured against, which `rational.js` knows by these names
 TARGETS = ("identity", "relu", "gelu", "swish", "tanh")
 
 # a_0 .. a_m and b_1 .. b_n
 Pair = tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]
+
+
+def checked_pair(numerator: Any, denominator: Any) -> tuple[list[float], list[float]]:
+    """The coefficients a_0 .. a_m and b_1 .. b_n as lists.
+
+    Raises:
+        ValueError: they are not finite numbers, or there is no a_0.
+    """
+    return finite_numbers("numerator", numerator, least=1), finite_numbers(
+        "denominator", denominator
+    )
 
 
 def check_target(target: str) -> None:

@@ -5,7 +5,7 @@ function basis(x, k, knots, order) {                                // B_k(x) by
   return left * basis(x, k, knots, order - 1) + right * basis(x, k + 1, knots, order - 1);
 }
 
-function render({ model, el }) {
+function draw({ model, el }) {
   const [lo, hi] = model.get("interval"), beyond = 0.25 * (hi - lo);
   const state = () => ({ c: model.get("coefficients"), grid: model.get("grid"), order: model.get("order") });
   const knotsOf = (grid, order) => Array.from({ length: grid + 2 * order + 1 }, (_, i) => lo + (i - order) * (hi - lo) / grid);
@@ -47,6 +47,7 @@ function render({ model, el }) {
 
   const redraw = once(() => {
     const now = state(), t = knotsOf(now.grid, now.order);
+    if (now.c.length !== now.grid + now.order) return;              // assigned one after the other: the rest is on its way
     knobs();
     active = Math.min(active, now.c.length - 1);
     const from = t[active], to = t[active + now.order + 1];
@@ -80,4 +81,8 @@ function render({ model, el }) {
   return () => { clear(); el.removeEventListener("keydown", key); model.off("change:coefficients change:grid change:order", redraw); };
 }
 
+const render = drawn({
+  interval: isInterval, grid: (grid) => Number.isInteger(grid) && grid >= 2 && grid <= 12, order: (order) => [0, 1, 2, 3].includes(order),
+  coefficients: (c, model) => nested(c, model.get("grid") + model.get("order")),
+}, draw);
 export default { render };

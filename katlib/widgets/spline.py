@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import traitlets
 from torch import Tensor
 
-from katlib.widgets.live import LiveFigure, source
+from katlib.widgets.live import Coefficients, LiveFigure, finite_numbers, shown, source
+
+GRIDS = range(2, 13)
+ORDERS = range(4)
+# the page draws intervals up to this far from 0, and no shorter than this
+FARTHEST = 1e6
+SHORTEST = 1e-3
 
 
 class SplineExplorer(LiveFigure):
@@ -22,11 +29,13 @@ class SplineExplorer(LiveFigure):
         order: degree of the splines, 0 to 3.
         interval: (lo, hi), where the spline lives.
 
-    Attributes: the same. Assigning grid or order alone does not change the number of coefficients:
-        assign all three under `hold_sync()`, or make another explorer.
+    Attributes: the same. All but the interval can be assigned. There are always grid + order
+        coefficients: to change their number, assign them together with grid or order under
+        `hold_trait_notifications()`.
 
     Raises:
-        ValueError: sizes out of range, or another number of coefficients than grid + order.
+        ValueError: sizes out of range, or something else than grid + order finite numbers.
+        traitlets.TraitError: the same when it is assigned.
 
     Example:
         >>> len(katlib.SplineExplorer(grid=5, order=3).coefficients)
@@ -34,7 +43,7 @@ class SplineExplorer(LiveFigure):
     """
 
     _esm = source("spline.js")
-    coefficients = traitlets.List(traitlets.Float()).tag(sync=True)
+    coefficients = Coefficients().tag(sync=True)
     grid = traitlets.Int().tag(sync=True)
     order = traitlets.Int().tag(sync=True)
     interval = traitlets.List(traitlets.Float()).tag(sync=True)
@@ -46,22 +55,52 @@ class SplineExplorer(LiveFigure):
         order: int = 3,
         interval: tuple[float, float] = (-1.0, 1.0),
     ):
-        low, high = interval
-        if not (2 <= grid <= 12 and 0 <= order <= 3 and low < high):
-            raise ValueError(
-                f"grid={grid}, order={order}, interval={interval}; "
-                "allowed are grids 2 to 12, orders 0 to 3 and lo < hi"
-            )
+        _check_sizes(grid, order)
+        low, high = _checked_interval(interval)
         if coefficients is None:
             coefficients = _sine_samples(grid, order)
-        numbers = [float(coefficient) for coefficient in coefficients]
-        if len(numbers) != grid + order:
-            raise ValueError(
-                f"{len(numbers)} coefficients; grid={grid} and order={order} need {grid + order}"
-            )
         super().__init__(
-            coefficients=numbers, grid=grid, order=order, interval=[float(low), float(high)]
+            coefficients=_checked_coefficients(coefficients, grid, order),
+            grid=int(grid),
+            order=int(order),
+            interval=[low, high],
         )
+
+    @traitlets.validate("coefficients", "grid", "order")
+    def _check_together(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        now = {key: getattr(self, key) for key in ("coefficients", "grid", "order")} | {name: value}
+        try:
+            _check_sizes(now["grid"], now["order"])
+            numbers = _checked_coefficients(**now)
+        except ValueError as error:
+            raise traitlets.TraitError(str(error)) from None
+        return numbers if name == "coefficients" else value
+
+
+def _check_sizes(grid: Any, order: Any) -> None:
+    # True is the number 1 to Python, and a mistake here
+    if isinstance(order, bool) or grid not in GRIDS or order not in ORDERS:
+        raise ValueError(
+            f"grid={shown(grid)}, order={shown(order)}; allowed are grids 2 to 12 and orders 0 to 3"
+        )
+
+
+def _checked_interval(interval: Any) -> list[float]:
+    low, high = finite_numbers("interval", interval, count=2)
+    if not (-FARTHEST <= low <= high - SHORTEST and high <= FARTHEST):
+        raise ValueError(
+            f"interval={shown(interval)}; allowed are lo < hi, at least {SHORTEST} apart "
+            f"and within {FARTHEST:.0e} of 0"
+        )
+    return [low, high]
+
+
+def _checked_coefficients(coefficients: Any, grid: int, order: int) -> list[float]:
+    try:
+        return finite_numbers("coefficients", coefficients, count=grid + order)
+    except ValueError as error:
+        raise ValueError(f"{error}; grid={grid} and order={order} need {grid + order}") from None
 
 
 def _sine_samples(grid: int, order: int) -> list[float]:

@@ -3,7 +3,22 @@ const KEYS = ["block", "function", "group"];
 const READOUTS = { epoch: "epoch", accuracy: "test accuracy", moved: "E|F − start| =", x: "x =", F: "F(x) =", start: "start(x) =", dF: "F′(x) =",
   mean: "inputs: mean", std: "deviation", inside: "in [−3, 3]", outside: "outside the bins", falling: "F falls for", second: "E[F(x)²] =", assumed: "of its start for N(0, 1):" };
 
-function render({ model, el }) {
+// Whether a record has for each function what the figure draws: the same epochs and groups everywhere.
+function isRecord(text) {
+  const { interval, bins, unit, epochs, functions } = JSON.parse(text), count = epochs.length, histories = Object.entries(functions);
+  const groups = histories[0][1].moved[0].length;
+  return isInterval(interval) && bins > 0 && unit > 0 && count > 0 && groups > 0 && epochs.every(({ epoch }) => Number.isFinite(epoch))
+    && histories.every(([name, history]) => /^blocks\.\d+\.mlp\.act[12]$/.test(name) && nested(history.counts, count, groups, bins + 2)
+      && ["mean", "std", "inside", "moved", "second_moment"].every((key) => nested(history[key], count, groups))
+      && ["numerator", "denominator"].every((key) => nested(history[key], count, null, null) && history[key].every((rows) => rows.length > 0)));
+}
+
+function isPlace(_, model) {
+  const { epochs, functions } = JSON.parse(model.get("record")), history = functions[`blocks.${model.get("block")}.mlp.${model.get("function")}`];
+  return model.get("group") in history.moved[0] && model.get("epoch") in epochs;
+}
+
+function draw({ model, el }) {
   const record = JSON.parse(model.get("record")), [nodes, weights] = model.get("quadrature"), [lo, hi] = record.interval;
   const last = record.epochs.length - 1, epochs = record.epochs.map((_, k) => k), width = (hi - lo) / record.bins;
   const middles = Array.from({ length: record.bins }, (_, i) => lo + (i + 0.5) * width);
@@ -62,7 +77,7 @@ function render({ model, el }) {
     const { f, g } = here();
     const end = (counts) => { let sum = 0; return counts.findIndex((n) => (sum += n) > record.unit / 1000); };
     reach = epochs.map((k) => [Math.max(lo, lo + (end(f.counts[k][g]) - 1) * width),        // all but 1 in 1,000 inputs on either side
-      Math.min(hi, hi - (end([...f.counts[k][g]].reverse()) - 1) * width)]);
+      Math.min(hi, hi - (end([...f.counts[k][g]].reverse()) - 1) * width)]).map(([left, right]) => (left < right ? [left, right] : [lo, hi]));
     const far = Math.ceil(Math.max(3, ...reach.flat().map(Math.abs)));
     const values = epochs.flatMap((k) => middles.filter((x) => x >= reach[k][0] && x <= reach[k][1])
       .map((x) => [rational(x, ...pair(f, g, k)), rational(x, ...pair(f, g, 0))]));
@@ -86,7 +101,7 @@ function render({ model, el }) {
     const { f, g, k } = here(), [a, b] = pair(f, g, k), start = pair(f, g, 0), [left, right] = reach[k];
     const F = (x) => between(shown, (j) => rational(x, ...pair(f, g, j))), F0 = (x) => rational(x, ...start), change = (x) => F(x) - F0(x);
     const reached = (y) => (x) => (x >= left && x <= right ? y(x) : NaN);
-    const peak = Math.max(...f.counts.flatMap((counts) => counts[g].slice(1, -1)));
+    const peak = Math.max(1, ...f.counts.flatMap((counts) => counts[g].slice(1, -1)));
     const heights = middles.map((_, i) => between(shown, (j) => f.counts[j][g][i + 1]) / peak);
     shade(top, heights, 0.26);
     shade(low, heights, 0.4);
@@ -166,4 +181,5 @@ function render({ model, el }) {
   };
 }
 
+const render = drawn({ record: isRecord, quadrature: areTwins, epoch: isPlace }, draw);
 export default { render };

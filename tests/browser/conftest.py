@@ -69,7 +69,7 @@ def open_page(browser):
         context = browser.new_context(viewport=viewport, offline=True, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(120_000)
         collect_errors(page, faults)
         collect_requests_to_the_network(page, faults)
         page.goto((HTML / path).as_uri())

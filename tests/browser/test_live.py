@@ -3,11 +3,13 @@
 Their numbers are katlib's.
 """
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import collect_errors
 
 import katlib
 from katlib.book.recorder import coefficients as recorded_coefficients
@@ -15,6 +17,7 @@ from katlib.book.recorder import density, load_record
 from katlib.fit import max_error
 from katlib.rational import RELEASED_GELU
 from katlib.spline import bspline_basis
+from notebooks import WIDGET_STATE, WIDGET_VIEW
 
 pytestmark = pytest.mark.book
 
@@ -424,6 +427,173 @@ def test_on_a_phone_a_drawing_scrolls_in_its_own_box_and_the_page_does_not(open_
     drawing = page.locator("figure.katlib-figure img").first
     drawing_width = drawing.evaluate("image => image.getBoundingClientRect().width")
     assert page_width <= 390 < drawing_width
+
+
+def test_the_keyboard_scrolls_a_drawing_on_a_phone(open_page):
+    page = open_page(FIGURES, **PHONE)
+    drawing = page.locator("figure.katlib-figure[data-scrolls]").first
+    drawing.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(400)
+    assert drawing.evaluate("figure => figure.scrollLeft") > 0
+
+
+def test_a_phone_says_that_a_drawing_scrolls(open_page):
+    page = open_page(FIGURES, **PHONE)
+    caption = page.locator("figure.katlib-figure[data-scrolls] figcaption").first
+    said = caption.evaluate("node => getComputedStyle(node, '::after').content")
+    assert "The drawing scrolls sideways." in said
+
+
+# ---- what is stored of a figure is damaged
+
+
+VIEW_OF_A = f'<script type="{WIDGET_VIEW}">{{"model_id": "a"}}</script>'
+
+
+@pytest.fixture
+def show(browser):
+    """A function that opens a page of one figure, given the text of its states."""
+    opened = []
+    faults = []
+
+    def show_(states: str):
+        page = browser.new_page()
+        opened.append(page)
+        collect_errors(page, faults)
+        script = (ROOT / "book" / "_static" / "live.js").read_text()
+        stored = f'<script type="{WIDGET_STATE}">{states}</script>'
+        page.set_content(f"<main>{stored}{VIEW_OF_A}</main><script>{script}</script>")
+        page.wait_for_selector("div[data-live]", state="attached")
+        page.wait_for_timeout(150)
+        return page.locator("div[data-live]")
+
+    yield show_
+    for page in opened:
+        page.close()
+    assert not faults
+
+
+def states_of(widget, **changes) -> str:
+    """The states of a page with one figure; `changes` of its state, None for what is left out."""
+    state = {key: value for key, value in widget.get_state().items() if key != "layout"}
+    for key, value in changes.items():
+        state[key] = value
+        if value is None:
+            del state[key]
+    return json.dumps({"state": {"a": {"state": state}}}).replace("</", "<\\/")
+
+
+def test_a_figure_is_drawn_from_the_state_that_it_stores(show):
+    for make in (katlib.RationalExplorer, katlib.DenominatorExplorer, katlib.SplineExplorer):
+        assert show(states_of(make())).locator("svg").count() >= 2
+
+
+def test_a_figure_is_drawn_from_a_state_in_colabs_form(show):
+    models = json.loads(states_of(katlib.RationalExplorer()))["state"]
+    assert show(json.dumps(models).replace("</", "<\\/")).locator("svg").count() == 2
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        "",
+        "{",
+        "null",
+        "{}",
+        '{"state": {}}',
+        '{"state": {"a": {}}}',
+        '{"a": {"state": {"x": NaN}}}',
+    ],
+)
+def test_a_figure_whose_state_is_missing_says_so(show, states):
+    said = show(states).text_content()
+    assert said == (
+        "There is a live figure here whose state is not stored. "
+        "Its notebook draws it when it is run."
+    )
+
+
+DAMAGES = [
+    (katlib.RationalExplorer, {"numerator": []}),
+    (katlib.RationalExplorer, {"numerator": [None, 1]}),
+    (katlib.RationalExplorer, {"denominator": "abcd"}),
+    (katlib.RationalExplorer, {"denominator": None}),
+    (katlib.RationalExplorer, {"target": "selu"}),
+    (katlib.RationalExplorer, {"interval": [3]}),
+    (katlib.RationalExplorer, {"presets": [["a", 1, 2]]}),
+    (katlib.RationalExplorer, {"quadrature": [[1, 2], [1]]}),
+    (katlib.RationalExplorer, {"best": {}}),
+    (katlib.DenominatorExplorer, {"numerator": [[1]]}),
+    (katlib.DenominatorExplorer, {"presets": None}),
+    (katlib.SplineExplorer, {"coefficients": [1, 2]}),
+    (katlib.SplineExplorer, {"grid": 1000000}),
+    (katlib.SplineExplorer, {"order": 1.5}),
+    (katlib.SplineExplorer, {"interval": [1, 1]}),
+]
+
+
+@pytest.mark.parametrize(
+    "make, damage", DAMAGES, ids=lambda value: getattr(value, "__name__", None)
+)
+def test_a_figure_whose_state_is_damaged_says_so(show, make, damage):
+    said = show(states_of(make(), **damage)).text_content()
+    assert "This live figure cannot be drawn, because what is stored of it is damaged" in said
+    assert next(iter(damage)) in said
+
+
+def damaged_record(record, damage: str) -> str:
+    record = json.loads(json.dumps(record))
+    if damage == "not JSON":
+        return "{"
+    if damage == "no epochs":
+        record["epochs"] = []
+    elif damage == "no functions":
+        record["functions"] = {}
+    elif damage == "a short history":
+        next(iter(record["functions"].values()))["counts"].pop()
+    return json.dumps(record)
+
+
+@pytest.mark.parametrize("damage", ["not JSON", "no epochs", "no functions", "a short history"])
+def test_a_trained_kat_whose_record_is_damaged_says_so(show, record, damage):
+    states = states_of(katlib.TrainedExplorer(record), record=damaged_record(record, damage))
+    assert "cannot be drawn" in show(states).text_content()
+
+
+def test_a_trained_kat_without_the_place_that_it_shows_says_so(show, record):
+    states = states_of(katlib.TrainedExplorer(record), block=77)
+    assert "cannot be drawn" in show(states).text_content()
+
+
+def test_a_trained_kat_whose_inputs_are_all_outside_is_drawn(show, record):
+    outside = json.loads(json.dumps(record))
+    for history in outside["functions"].values():
+        for counts in (group for epoch in history["counts"] for group in epoch):
+            counts[:] = [record["unit"], *[0] * record["bins"], 0]
+    assert show(states_of(katlib.TrainedExplorer(outside))).locator("svg").count() >= 3
+
+
+# ---- other numbers of coefficients
+
+
+@pytest.mark.parametrize("m, n", [(0, 0), (0, 1), (1, 0), (2, 1), (3, 5), (8, 7), (12, 11)])
+def test_every_handle_of_every_degree_is_within_its_plot(show, m, n):
+    explorer = katlib.RationalExplorer(([0.0, 1.0, *[0.0] * m][: m + 1], [0.0] * n))
+    box = show(states_of(explorer))
+    outside = box.evaluate("""box => [...box.querySelectorAll('.knob .dot')].filter((dot) => {
+        const here = dot.getBoundingClientRect(), plot = dot.closest('svg').getBoundingClientRect();
+        return here.left < plot.left || here.right > plot.right;
+    }).map((dot) => dot.parentElement.dataset.name)""")
+    assert not outside
+    assert box.locator(".knob").count() == m + 1 + n + 1
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e300])
+def test_coefficients_of_any_size_are_drawn(show, size):
+    box = show(states_of(katlib.DenominatorExplorer([size] * 6, [size] * 4)))
+    assert box.locator("svg").count() == 2
 
 
 # ---- TrainedExplorer

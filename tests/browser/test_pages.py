@@ -372,20 +372,11 @@ def test_torn_lines_would_be_found(browser):
 # ---- accessibility
 
 
-# Formulas (which are MathJax's own matter) and all but the first piece of code of each colour make
-# nine tenths of the elements. Without them, axe is quick.
-THINNED = """() => {
+# Colours that fade from one theme to the other would be measured half-way.
+STILL = """() => {
     const style = document.createElement('style');
     style.textContent = '* { transition: none !important; }';
     document.head.append(style);
-    for (const formula of document.querySelectorAll('mjx-container')) formula.replaceWith('x');
-    const seen = new Set();
-    for (const span of document.querySelectorAll('pre span')) {
-        const cell = span.closest('.cell_input, .cell_output, .highlight');
-        const kind = [span, span.parentElement, cell].map((node) => node?.className).join('<');
-        if (span.children.length || !seen.has(kind)) seen.add(kind);
-        else span.replaceWith(span.textContent);
-    }
 }"""
 
 
@@ -432,30 +423,65 @@ def described(violation: dict) -> str:
     return "\n".join([f"{violation['id']}: {violation['help']}", *elements])
 
 
-def test_axe_finds_no_serious_violation(shown, axe):
-    shown.evaluate(THINNED)
-    set_theme(shown, "light")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_serious_violation(shown, axe, width, theme):
+    shown.set_viewport_size({"width": width, "height": HEIGHT})
+    shown.evaluate(STILL)
+    set_theme(shown, theme)
+    # the theme and ours mark what scrolls a moment after the width has changed
+    shown.wait_for_timeout(500)
     found = violations(shown, axe, {"rules": {"region": {"enabled": False}}})
     assert not found, "\n".join(found)
 
 
-def test_axe_finds_enough_contrast_in_the_dark_theme(shown, axe):
-    """Nothing else depends on the theme."""
-    shown.evaluate(THINNED)
-    set_theme(shown, "dark")
-    found = violations(shown, axe, {"runOnly": ["color-contrast"]})
-    assert not found, "\n".join(found)
+# Boxes that scroll sideways, and of these those that the Tab key leaves out or that have no name.
+SCROLLING = """() => {
+    const boxes = [...document.querySelectorAll('.bd-article :is(figure, pre, div)')];
+    return boxes.filter((box) => box.scrollWidth > box.clientWidth + 1
+        && ['auto', 'scroll'].includes(getComputedStyle(box).overflowX));
+}"""
+OUT_OF_REACH = f"""() => ({SCROLLING})()
+    .filter((box) => box.tabIndex < 0 || !(box.ariaLabel || box.querySelector('figcaption')))
+    .map((box) => box.outerHTML.slice(0, 160))"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_keyboard_reaches_everything_that_scrolls_and_each_has_a_name(shown, width):
+    shown.set_viewport_size({"width": width, "height": HEIGHT})
+    shown.wait_for_timeout(500)
+    assert not shown.evaluate(OUT_OF_REACH)
+
+
+def test_no_two_boxes_that_scroll_have_the_same_name(shown):
+    shown.set_viewport_size({"width": 390, "height": HEIGHT})
+    shown.wait_for_timeout(500)
+    names = shown.evaluate(f"({SCROLLING})().map((box) => box.ariaLabel).filter(Boolean)")
+    assert len(names) == len(set(names))
+
+
+def test_what_no_longer_scrolls_is_no_stop_of_the_keyboard(shown):
+    shown.set_viewport_size({"width": 390, "height": HEIGHT})
+    shown.wait_for_timeout(500)
+    shown.set_viewport_size({"width": 1280, "height": HEIGHT})
+    shown.wait_for_timeout(500)
+    marked = shown.evaluate("document.querySelectorAll('[data-scrolls]').length")
+    assert marked == shown.evaluate(
+        f"({SCROLLING})().filter((box) => 'scrolls' in box.dataset).length"
+    )
 
 
 def test_axe_would_find_it(browser, axe):
     page = browser.new_page()
     page.set_content(
         "<html lang='en'><title>x</title><main><h1>x</h1><img src='data:,'>"
-        "<p style='color: #ccc; background: #fff'>pale</p></main>"
+        "<p style='color: #ccc; background: #fff'>pale</p>"
+        "<div style='width: 90px; overflow: auto; white-space: nowrap'>"
+        "<p>a line that is much wider than its box and goes on and on</p></div></main>"
     )
     found = [violation.split(":")[0] for violation in violations(page, axe, {})]
     page.close()
-    assert found == ["color-contrast", "image-alt"]
+    assert found == ["color-contrast", "image-alt", "scrollable-region-focusable"]
 
 
 # ---- links and search

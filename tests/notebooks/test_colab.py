@@ -44,7 +44,7 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 def pip(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     if done.returncode and re.search(NO_INDEX, done.stderr):
         pytest.skip("no package index can be reached")
     return done
@@ -129,7 +129,7 @@ def colab() -> str:
 
 def run(python: str, program: str) -> str:
     command = [python, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert not done.returncode, done.stderr
     return done.stdout
 
@@ -189,7 +189,7 @@ def shown(colab):
     notebook = nbformat.v4.new_notebook(cells=cells)
     manager = KernelManager()
     manager.kernel_spec.argv = [colab, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    NotebookClient(notebook, km=manager, timeout=300).execute()
+    NotebookClient(notebook, km=manager, timeout=1800).execute()
     return notebook
 
 

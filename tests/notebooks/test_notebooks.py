@@ -3,12 +3,18 @@
 How they begin and end, their stored outputs, their exercises, and the copies for class and Colab.
 """
 
+import io
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
+from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace
 
 import notebooks as tool
 
@@ -50,7 +56,7 @@ def is_solution(source: str) -> bool:
 
 def test_the_first_cell_installs_katlib_from_the_address_in_the_configuration(notebook):
     first = cells_of(notebook, "code")[0]
-    assert source_of(first) == tool.setup_cell(tool.address())
+    assert source_of(first) == tool.setup_cell(*tool.address())
 
 
 def test_a_chapter_opens_with_a_question_and_its_run_time(notebook):
@@ -216,33 +222,274 @@ def repository(tmp_path, monkeypatch):
 
 
 def test_the_address_is_written_into_the_configuration(repository):
-    tool.write_address(ADDRESS)
-    assert tool.address() == ADDRESS
-    buttons = yaml.safe_load((repository / "_config.yml").read_text())["launch_buttons"]
-    assert buttons["colab_url"] == "https://colab.research.google.com"
+    tool.write_address(ADDRESS, "autumn/2027")
+    configuration = yaml.safe_load((repository / "_config.yml").read_text())
+    assert tool.address() == (ADDRESS, "autumn/2027")
+    assert configuration["repository"] == {"url": ADDRESS, "branch": "autumn/2027"}
+    assert configuration["launch_buttons"]["colab_url"] == "https://colab.research.google.com"
 
 
 def test_the_readme_gets_a_link_for_every_notebook(repository):
-    tool.write_address(ADDRESS)
-    link = "colab.research.google.com/github/someone/kat/blob/main/notebooks/"
+    tool.write_address(ADDRESS, "autumn/2027")
+    link = "https://colab.research.google.com/github/someone/kat/blob/autumn/2027/notebooks/"
     assert (repository / "README.md").read_text().count(link) == len(NOTEBOOKS)
 
 
 def test_the_address_is_written_into_every_notebook(repository):
-    tool.write_address(ADDRESS)
-    line = f'REPOSITORY = \\"{ADDRESS}\\"'
+    tool.write_address(ADDRESS, "autumn/2027")
+    line = f'REPOSITORY, BRANCH = \\"{ADDRESS}\\", \\"autumn/2027\\"'
     copies = (repository / "notebooks").glob("*.ipynb")
     assert all(line in copy.read_text() for copy in copies)
 
 
 def test_the_address_is_taken_back_everywhere(repository):
     before = tool.address()
-    tool.write_address(ADDRESS)
-    tool.write_address(before)
+    tool.write_address(ADDRESS, "autumn/2027")
+    tool.write_address(*before)
     changed = [
         path
         for path in NOTEBOOKS
         if (repository / "notebooks" / path.name).read_text() != path.read_text()
     ]
     assert not changed
-    assert (repository / "README.md").read_text() == (ROOT / "README.md").read_text()
+    for name in ("README.md", "_config.yml"):
+        assert (repository / name).read_text() == (ROOT / name).read_text()
+
+
+@pytest.mark.parametrize("suffix", ["", ".git", "/", ".git/"])
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "https://github.com/someone/kat",
+        "https://someone@github.com/someone/kat",
+        "https://someone:secret@github.com/someone/kat",
+        "https://www.github.com/someone/kat",
+        "http://GitHub.com/someone/kat",
+        "ssh://git@github.com/someone/kat",
+        "ssh://git@github.com:22/someone/kat",
+        "ssh://git@ssh.github.com:443/someone/kat",
+        "git://github.com/someone/kat",
+        "git@github.com:someone/kat",
+        "git@github.com:/someone/kat",
+        "org-7@github.com:someone/kat",
+        "github.com:someone/kat",
+    ],
+)
+def test_every_form_of_a_remote_on_github_has_the_public_address(remote, suffix):
+    assert tool.address_on_github(remote + suffix) == ADDRESS
+
+
+def test_an_owner_of_digits_is_no_port():
+    assert tool.address_on_github("git@github.com:123/kat.git") == "https://github.com/123/kat"
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "",
+        "https://gitlab.com/someone/kat",
+        "https://example.org/github.com/someone/kat",
+        "https://github.com.example.org/someone/kat",
+        "https://notgithub.com/someone/kat",
+        "https://github.com/someone",
+        "../kat",
+    ],
+)
+def test_a_remote_elsewhere_has_no_public_address(remote):
+    assert tool.address_on_github(remote) == ""
+
+
+@pytest.fixture
+def clone(repository):
+    """The copy as a git repository, and a function that runs git in it."""
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", repository, *arguments], check=True, capture_output=True)
+
+    git("init", "--quiet", "--initial-branch", "autumn")
+    return git
+
+
+def test_make_colab_takes_the_remote_and_the_branch(clone):
+    clone("remote", "add", "origin", "https://someone:secret@github.com/someone/kat.git")
+    tool.colab()
+    assert tool.address() == (ADDRESS, "autumn")
+
+
+def test_make_colab_needs_a_remote_on_github_and_shows_no_password(clone):
+    clone("remote", "add", "origin", "https://someone:secret@gitlab.com/someone/kat.git")
+    with pytest.raises(SystemExit, match=r"is not there \(https://gitlab\.com/someone/kat\.git\)"):
+        tool.colab()
+    assert tool.address()[0] == ""
+
+
+def test_make_colab_needs_a_branch(clone):
+    clone("remote", "add", "origin", ADDRESS)
+    author = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    clone(*author, "commit", "--allow-empty", "--message", "first")
+    clone("switch", "--detach")
+    with pytest.raises(SystemExit, match="none is checked out"):
+        tool.colab()
+
+
+# ---- a notebook that Colab has saved
+
+NAME = "0123456789abcdef0123456789abcdef"
+
+
+def notebook_of_colab(models: dict) -> dict:
+    """A notebook with one live figure as Colab saves it to GitHub: without "state"."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": NAME}
+    output = {"output_type": "display_data", "data": {tool.WIDGET_VIEW: view}, "metadata": {}}
+    button = {"cell_type": "markdown", "metadata": {"id": "view-in-github"}, "source": "[Colab]()"}
+    figure = {
+        "cell_type": "code",
+        "metadata": {"id": "a1b2", "outputId": "c3d4", "colab": {"height": 17}, "tags": ["keep"]},
+        "execution_count": 1,
+        "outputs": [output],
+        "source": "1 + 1",
+    }
+    opening = {"cell_type": "markdown", "metadata": {"id": "x"}, "source": "# Run time: 1 s (x).*"}
+    metadata = {"colab": {"provenance": []}, "widgets": {tool.WIDGET_STATE: models}}
+    return {
+        "nbformat": 4,
+        "nbformat_minor": 0,
+        "metadata": metadata,
+        "cells": [button, opening, figure],
+    }
+
+
+def model_of_a_figure() -> dict:
+    state = {"_esm": "export default {}", "_anywidget_id": "x"}
+    return {"model_module": "anywidget", "model_name": "AnyModel", "state": state}
+
+
+FORMS = {
+    "Colab's": {NAME: model_of_a_figure()},
+    "Jupyter's": {"version_major": 2, "version_minor": 0, "state": {NAME: model_of_a_figure()}},
+    "repaired": {"state": {}, NAME: model_of_a_figure()},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_widget_models_are_found_in_every_form(form):
+    assert tool.widget_models(notebook_of_colab(FORMS[form])) == {NAME: model_of_a_figure()}
+
+
+def test_a_notebook_without_widgets_has_no_models():
+    assert tool.widget_models({"metadata": {}}) == {}
+
+
+def test_a_notebook_that_colab_has_saved_can_be_run(tmp_path, monkeypatch):
+    path = tmp_path / "01_colab.ipynb"
+    path.write_text(json.dumps(notebook_of_colab(FORMS["Colab's"])))
+    monkeypatch.setattr(tool, "NOTEBOOKS", [path])
+    tool.execute([])
+    stored = json.loads(path.read_text())
+    assert "widgets" not in stored["metadata"]
+    assert [cell["metadata"] for cell in stored["cells"]] == [{}, {"tags": ["keep"]}]
+    assert stored["cells"][1]["outputs"][0]["data"]["text/plain"] == ["2"]
+
+
+@pytest.fixture
+def build(tmp_path):
+    """A function that builds a page from a notebook: its HTML, and the warnings."""
+
+    def build_(notebook: dict) -> tuple[str, str]:
+        (tmp_path / "index.ipynb").write_text(json.dumps(notebook))
+        folders = [tmp_path, None, tmp_path / "out", tmp_path / "trees", "html"]
+        settings = {
+            "extensions": ["myst_nb", "live"],
+            "nb_execution_mode": "off",
+            "nb_ipywidgets_js": {},
+        }
+        warnings = io.StringIO()
+        with docutils_namespace():
+            app = Sphinx(*folders, confoverrides=settings, status=None, warning=warnings)
+            app.build()
+        return (tmp_path / "out" / "index.html").read_text(), warnings.getvalue()
+
+    return build_
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_page_holds_the_state_of_its_figure_in_jupyters_form(build, form):
+    page, warnings = build(notebook_of_colab(FORMS[form]))
+    stored = re.findall(
+        rf'<script type="{re.escape(tool.WIDGET_STATE)}">(.*?)</script>', page, re.S
+    )
+    assert [json.loads(text)["state"] for text in stored] == [{NAME: model_of_a_figure()}]
+    assert "live figure" not in warnings
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        {},
+        {"other": model_of_a_figure()},
+        {NAME: model_of_a_figure() | {"state": {}}},
+        {NAME: model_of_a_figure() | {"state": {"_esm": "x", "a": float("nan")}}},
+    ],
+    ids=["none", "another", "without its code", "nan"],
+)
+def test_the_build_warns_of_a_figure_without_its_state(build, models):
+    _, warnings = build(notebook_of_colab(models))
+    assert "cell 3 shows a live figure, but the notebook does not hold its state" in warnings
+    assert "make notebooks ONLY=index" in warnings
+
+
+# ---- busy machines
+
+
+def test_the_kernels_of_the_notebooks_have_threads_that_do_not_spin(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    cell = nbformat.v4.new_code_cell("import os; print(os.environ['OMP_WAIT_POLICY'])")
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    tool.run(notebook, tmp_path)
+    assert cell.outputs[0].text == "passive\n"
+
+
+def test_a_policy_that_a_user_has_set_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    cell = nbformat.v4.new_code_cell("import os; print(os.environ['OMP_WAIT_POLICY'])")
+    tool.run(nbformat.v4.new_notebook(cells=[cell]), tmp_path)
+    assert cell.outputs[0].text == "active\n"
+
+
+@pytest.fixture
+def policy_in_make(tmp_path):
+    """A function that makes a target with a Python that only says what OpenMP's policy is."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "policy=$OMP_WAIT_POLICY"\n')
+    python.chmod(0o755)
+
+    def policy(target: str, given: str | None = None) -> set[str]:
+        env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+        env |= {"OMP_WAIT_POLICY": given} if given else {}
+        command = ["make", target, f"BIN={tmp_path}"]
+        for done in ("lint", "book", ".venv/installed"):
+            command += ["-o", done]
+        made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+        return set(re.findall(r"^policy=(.*)$", made.stdout, re.M))
+
+    return policy
+
+
+@pytest.mark.parametrize("target", ["check", "test", "notebooks"])
+def test_make_keeps_waiting_threads_from_spinning(policy_in_make, target):
+    assert policy_in_make(target) == {"passive"}
+
+
+def test_make_keeps_a_policy_that_is_set(policy_in_make):
+    assert policy_in_make("check", given="active") == {"active"}
+
+
+@pytest.mark.parametrize("target", ["bench", "study", "gpu"])
+def test_what_measures_speed_runs_under_openmps_own_policy(policy_in_make, target):
+    assert policy_in_make(target) == {""}
+
+
+def test_a_cell_may_take_as_long_in_the_tests_as_when_it_is_stored():
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"--nbval-cell-timeout={tool.CELL_LIMIT} " in makefile
+    assert tool.CELL_LIMIT >= 3600

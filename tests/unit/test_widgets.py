@@ -144,6 +144,101 @@ def test_coefficients_keep_their_number_and_are_finite(bad):
         explorer.numerator = bad
 
 
+not_numbers = pytest.mark.parametrize(
+    "bad",
+    [
+        [0.0, float("nan"), 0.0, 0.0],
+        [0.0, float("inf"), 0.0, 0.0],
+        [0.0, 10**400, 0.0, 0.0],
+        ["1", "2", "3", "4"],
+        "1234",
+        None,
+        3,
+        [[1.0, 2.0, 3.0, 4.0]],
+        torch.ones(2, 2),
+        torch.tensor(1.0),
+        torch.ones(4, device="meta"),
+        {1.0, 2.0, 3.0, 4.0},
+        {1: 2.0},
+        [1j, 2.0, 3.0, 4.0],
+    ],
+    ids=repr,
+)
+
+
+@not_numbers
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bad: katlib.DenominatorExplorer(numerator=bad),
+        lambda bad: katlib.DenominatorExplorer(denominator=bad),
+        lambda bad: katlib.RationalExplorer((bad, [1.0])),
+        lambda bad: katlib.RationalExplorer(([1.0], bad)),
+        lambda bad: katlib.SplineExplorer([bad] if bad is None else bad, grid=3, order=1),
+    ],
+    ids=["four numerator", "four denominator", "numerator", "denominator", "spline"],
+)
+def test_a_figure_of_something_else_than_numbers_is_refused(make, bad):
+    with pytest.raises(ValueError, match="finite numbers, in a list or a tensor of one dimension"):
+        make(bad)
+
+
+@not_numbers
+@pytest.mark.parametrize(
+    "figure, name",
+    [
+        (katlib.RationalExplorer, "numerator"),
+        (katlib.DenominatorExplorer, "denominator"),
+        (katlib.SplineExplorer, "coefficients"),
+    ],
+    ids=["rational", "four denominators", "spline"],
+)
+def test_something_else_than_numbers_cannot_be_assigned(figure, name, bad):
+    explorer = figure()
+    before = list(getattr(explorer, name))
+    with pytest.raises(traitlets.TraitError, match=f"{name}=.* finite numbers"):
+        setattr(explorer, name, bad)
+    assert getattr(explorer, name) == before
+
+
+@pytest.mark.parametrize("start", [[], [1.0] * 3, None, 3, {}, torch.ones(2, 4)], ids=repr)
+def test_a_start_that_is_none_is_refused(start):
+    with pytest.raises(ValueError, match=r"start=.*; allowed are|numerator=.*; allowed are"):
+        katlib.RationalExplorer(start)
+
+
+def test_a_numerator_without_entries_is_refused():
+    with pytest.raises(ValueError, match="1 or more finite numbers"):
+        katlib.DenominatorExplorer(numerator=[])
+
+
+def test_a_denominator_without_entries_keeps_none():
+    explorer = katlib.RationalExplorer(([0.0, 1.0], []))
+    with pytest.raises(traitlets.TraitError, match="0 finite numbers"):
+        explorer.denominator = [1.0]
+
+
+@pytest.mark.parametrize("group", ["a", 0.5, None])
+def test_a_group_that_is_no_number_is_refused(module, group):
+    with pytest.raises(ValueError, match="groups 0 to 7"):
+        katlib.RationalExplorer(module, group=group)
+
+
+@pytest.mark.parametrize(
+    "figure, name",
+    [
+        (katlib.RationalExplorer, "interval"),
+        (katlib.RationalExplorer, "presets"),
+        (katlib.DenominatorExplorer, "interval"),
+        (katlib.SplineExplorer, "interval"),
+    ],
+)
+def test_what_the_page_reads_once_cannot_be_assigned(figure, name):
+    explorer = figure()
+    with pytest.raises(traitlets.TraitError, match=f"{name} cannot be assigned"):
+        setattr(explorer, name, [float("nan"), 1.0])
+
+
 # ---- SplineExplorer
 
 
@@ -154,11 +249,46 @@ def test_coefficients_keep_their_number_and_are_finite(bad):
         ({"order": 4}, "allowed are"),
         ({"interval": (1, 1)}, "allowed are"),
         ({"coefficients": [0.0] * 7}, "need 8"),
+        ({"coefficients": []}, "need 8"),
+        ({"grid": 2.5}, "allowed are"),
+        ({"grid": "5"}, "allowed are"),
+        ({"order": None}, "allowed are"),
+        ({"order": True}, "allowed are"),
+        ({"interval": (0, float("inf"))}, "allowed are"),
+        ({"interval": (0, 1e-300)}, "allowed are"),
+        ({"interval": (1e16, 1e16 + 2)}, "allowed are"),
+        ({"interval": 3}, "allowed are"),
+        ({"interval": (1, 2, 3)}, "allowed are"),
     ],
 )
 def test_splines_that_cannot_be_drawn_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         katlib.SplineExplorer(**options)
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("coefficients", [0.0] * 7, "need 8"),
+        ("coefficients", [], "need 8"),
+        ("grid", 6, "need 9"),
+        ("order", 2, "need 7"),
+        ("grid", 100, "grids 2 to 12"),
+    ],
+)
+def test_a_spline_keeps_as_many_coefficients_as_it_needs(name, value, message):
+    explorer = katlib.SplineExplorer()
+    with pytest.raises(traitlets.TraitError, match=message):
+        setattr(explorer, name, value)
+
+
+def test_grid_and_coefficients_of_a_spline_are_assigned_together():
+    explorer = katlib.SplineExplorer()
+    with explorer.hold_trait_notifications():
+        explorer.grid = 6
+        explorer.coefficients = torch.arange(9.0)
+    assert explorer.grid == 6
+    assert explorer.coefficients == [0, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_a_spline_takes_a_tensor():
@@ -317,6 +447,53 @@ def test_a_record_that_cannot_be_shown_is_refused(record, missing):
     }[missing]
     with pytest.raises(ValueError, match="needed are"):
         katlib.TrainedExplorer(record | changes)
+
+
+@pytest.mark.parametrize("bad", [[], "record", 3, {}, torch.ones(2)], ids=repr)
+def test_what_is_no_record_is_refused(bad):
+    with pytest.raises(ValueError, match="allowed is what a Recorder recorded"):
+        katlib.TrainedExplorer(bad)
+
+
+@pytest.mark.parametrize("key", ["interval", "bins", "unit", "epochs", "functions"])
+@pytest.mark.parametrize("bad", [None, float("nan"), "x"], ids=repr)
+def test_a_record_with_a_damaged_entry_is_refused(record, key, bad):
+    with pytest.raises(ValueError, match=f"the record's {key} is"):
+        katlib.TrainedExplorer(record | {key: bad})
+
+
+@pytest.mark.parametrize("key", ["numerator", "denominator", "counts", "mean", "moved"])
+@pytest.mark.parametrize("damage", ["absent", "short", "nan"])
+def test_a_record_with_a_damaged_history_is_refused(record, key, damage):
+    histories = json.loads(json.dumps(record["functions"]))
+    history = histories["blocks.1.mlp.act2"]
+    if damage == "absent":
+        del history[key]
+    elif damage == "short":
+        del history[key][0]
+    else:
+        history[key][1][0] = float("nan")
+    with pytest.raises(ValueError, match=rf"{key} of blocks\.1\.mlp\.act2 cannot be drawn"):
+        katlib.TrainedExplorer(record | {"functions": histories})
+
+
+def test_a_record_of_a_block_with_one_function_is_refused(record):
+    functions = dict(record["functions"])
+    del functions["blocks.1.mlp.act1"]
+    with pytest.raises(ValueError, match="act1 and act2"):
+        katlib.TrainedExplorer(record | {"functions": functions})
+
+
+def test_a_metric_that_is_not_finite_is_left_out(record):
+    epochs = [metrics | {"loss": float("nan")} for metrics in record["epochs"]]
+    text = katlib.TrainedExplorer(record | {"epochs": epochs}).record
+    assert json.loads(text, parse_constant=pytest.fail) == record
+
+
+@pytest.mark.parametrize("epoch", ["1", 0.5, None])
+def test_an_epoch_that_is_no_number_is_refused(record, epoch):
+    with pytest.raises(traitlets.TraitError, match="epoch"):
+        katlib.TrainedExplorer(record, epoch=epoch)
 
 
 def test_the_state_of_a_trained_kats_explorer_is_its_record_and_little_more(record):
