@@ -12,7 +12,7 @@ from torch import nn
 
 from katlib.book.results import FOLDER, stored_runs
 from katlib.book.statistics import Comparison, compare
-from katlib.train.recipe import PRESETS, build_model
+from katlib.train.recipe import PRESETS, Config, build_model
 
 PRESET = "cifar-pico"
 DATA_SHA256 = "32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493"
