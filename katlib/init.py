@@ -138,7 +138,7 @@ def undrawn_linear(
     return layer
 
 
-def reset_by(layer: nn.Module, draw: Callable[[], None]) -> None:
+def reset_by(layer: nn.Module, draw: Callable[[], object]) -> None:
     """Makes `draw` what `layer.reset_parameters()` does.
 
     Whatever initialises a model that was built on the meta device calls `reset_parameters` of its

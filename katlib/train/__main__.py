@@ -16,7 +16,10 @@ from safetensors import SafetensorError
 from torch import distributed, nn
 
 from katlib.architecture import MLPS, POOLS, STEMS
+from katlib.files import user_path
 from katlib.train import loop
+from katlib.train.data import NotDownloaded
+from katlib.train.images import ImageData, load_image_folder
 from katlib.train.recipe import CHOICES, PRESETS, Config
 
 HELP = {
@@ -47,10 +50,12 @@ HELP = {
 # what becomes a message instead of a traceback: errors that the user can do something about
 EXPECTED_ERRORS = (
     loop.TrainingDiverged,
+    NotDownloaded,
     ValueError,
-    RuntimeError,
     OSError,
     ImportError,
+    MemoryError,
+    torch.OutOfMemoryError,
     SafetensorError,
 )
 
@@ -58,6 +63,13 @@ EXPECTED_ERRORS = (
 def group_count(text: str) -> int | None:
     """A number of groups; `channel` is None, which stands for one for each channel."""
     return None if text == "channel" else int(text)
+
+
+def name(text: str) -> str:
+    """A name that is not empty."""
+    if not text:
+        raise ValueError
+    return text
 
 
 # of the flags whose type does not show in the default value
@@ -93,28 +105,78 @@ def parser() -> argparse.ArgumentParser:
     """The parser; its results are arguments of `train`."""
     result = argparse.ArgumentParser(
         prog="python -m katlib.train",
-        description="Train a KAT, or its MLP twin, on CIFAR-10. "
+        description="Train a KAT, or its MLP twin, on CIFAR-10 or on images of your own. "
         "For several GPUs: torchrun --nproc-per-node 8 -m katlib.train ...",
+        # an abbreviation changes its meaning when a flag is added
+        allow_abbrev=False,
     )
     add = result.add_argument
     add("--preset", choices=PRESETS, default="cifar-nano")
     twin = "grkan: a KAT; mlp: its twin; others to compare with (default: grkan)"
-    add("--mlp", choices=MLPS, default="grkan", help=twin)
+    add("--mlp", choices=MLPS, help=twin)
     add("--epochs", type=int, default=3)
     add("--seed", type=int, default=0)
     add("--limit", type=int, help="train on the first N images only")
     add("--test-limit", type=int, help="test on the first N images only")
     holdout = "evaluate on the last N training images, and not on the test images"
     add("--holdout", type=int, default=0, metavar="N", help=holdout)
-    add("--out", help="folder of the run (default: runs/PRESET-MLP-seedSEED)")
-    resume = "go on from the checkpoint in the folder, if there is one"
+    out = "folder of the run (default: one in runs, named after preset, mlp and seed)"
+    add("--out", type=name, metavar="FOLDER", help=out)
+    resume = (
+        "go on from the checkpoint in the folder, if there is one; with more --epochs than "
+        "before, until there are so many in all"
+    )
     add("--resume", action="store_true", help=resume)
-    add("--device", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
+    init_from = (
+        "start from these weights: a file, such as another run's checkpoint.safetensors, or a "
+        "name, such as kat_tiny_patch16_224"
+    )
+    add("--init-from", type=name, metavar="WEIGHTS", help=init_from)
+    add("--device", type=name, help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
     add("--compile", action="store_true", help="torch.compile the model")
     tensorboard = "write the metrics for TensorBoard, too"
     add("--tensorboard", action="store_true", help=tensorboard)
+    add_images(result)
     add_recipe(result)
     return result
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for images of one's own."""
+    group = parser.add_argument_group("images of your own", "instead of CIFAR-10")
+    images = "with train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png, divided at random"
+    group.add_argument("--images", type=name, metavar="FOLDER", help=images)
+    img_size = "pixels a side, to which they are resized and cropped"
+    group.add_argument("--img-size", type=int, metavar="SIZE", help=img_size)
+    test_fraction = "share that is tested on, if they are divided (default: 0.2)"
+    group.add_argument("--test-fraction", type=float, metavar="SHARE", help=test_fraction)
+
+
+def images_of(options: dict[str, Any], show: bool) -> ImageData | None:
+    """The images of the user's own, if the flags name a folder of them.
+
+    Args:
+        options: of the parser; what is about these images is removed.
+        show: whether this process prints what it has read.
+
+    Raises:
+        ValueError: impossible flags or images.
+        FileNotFoundError: no such folder.
+    """
+    folder = options.pop("images")
+    others = {name: options.pop(name) for name in ("img_size", "test_fraction")}
+    given = {name: value for name, value in others.items() if value is not None}
+    if folder is None:
+        if given:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"{flags} needs --images, a folder; the images of CIFAR-10 stay as is")
+        return None
+    if "img_size" not in given:
+        raise ValueError("--images needs --img-size, the side length in pixels they are resized to")
+    data = load_image_folder(folder, progress=show, **given)
+    if show:
+        print(data, flush=True)
+    return data
 
 
 def join_processes() -> bool:
@@ -143,6 +205,16 @@ def print_record(record: dict[str, Any], out: Path) -> None:
     )
 
 
+def default_folder(options: dict[str, Any]) -> str:
+    """Where a run is kept whose folder is not given."""
+    mlp = options["mlp"] or PRESETS[options["preset"]].architecture.mlp
+    model = f"{options['preset']}-{mlp}"
+    if options["init_from"]:
+        model = f"from-{Path(options['init_from']).stem}"
+    images = f"{user_path(options['images']).name}-" if options["images"] else ""
+    return f"runs/{images}{model}-seed{options['seed']}"
+
+
 def say_interrupted(out: Path) -> str:
     """What Ctrl-C leaves."""
     if (out / loop.CHECKPOINT).exists():
@@ -153,7 +225,7 @@ def say_interrupted(out: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Trains as the arguments say, by default those of the command line."""
     options = vars(parser().parse_args(arguments))
-    out = Path(options["out"] or "runs/{preset}-{mlp}-seed{seed}".format(**options))
+    out = Path(options["out"] or default_folder(options)).expanduser()
 
     def report(model: nn.Module, metrics: loop.Metrics) -> None:
         print_epoch(metrics, options["epochs"])
@@ -161,7 +233,8 @@ def main(arguments: list[str] | None = None) -> None:
     joined = join_processes()
     rank, _ = loop.processes()
     try:
-        record = loop.train(**options | {"out": out, "on_epoch": report})
+        data = images_of(options, show=rank == 0)
+        record = loop.train(**options | {"data": data, "out": out, "on_epoch": report})
     except EXPECTED_ERRORS as error:
         sys.exit(f"katlib.train: {error}")
     except KeyboardInterrupt:

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from katlib.files import write_whole
 from katlib.train.recipe import Average, Combined
 
+# in what a run that goes on may differ from its checkpoint; "config" is compared field by field
+MAY_DIFFER = ("config", "epochs", "stages")
+
 
 def save_checkpoint(
     path: Path,
@@ -85,6 +88,67 @@ def load_state(path: Path) -> dict[str, Any]:
     if "state" not in header:
         raise ValueError(f"{path} is not a checkpoint of katlib.train: its header has no state")
     return json.loads(header["state"])
+
+
+# ---- going on
+
+
+def check_same_run(path: Path, state: dict[str, Any], description: dict[str, Any]) -> None:
+    """Raises a ValueError if a checkpoint is of another run; it names all that is different.
+
+    Args:
+        path: of the checkpoint.
+        state: what it says of its run, under `run`.
+        description: of the run that would go on. Its number of epochs is for `stages_of`.
+    """
+    old, new = state.get("run", {}), description
+    old_values = old | old.get("config", {})
+    new_values = new | new["config"]
+    differences = [
+        f"{name} was {old_values.get(name, 'absent')!s:.100}, "
+        f"now {new_values.get(name, 'absent')!s:.100}"
+        for name in new_values | old_values
+        if name not in MAY_DIFFER
+        and old_values.get(name, "absent") != new_values.get(name, "absent")
+    ]
+    if differences:
+        raise ValueError(f"{path} belongs to another run: {'; '.join(differences)}")
+
+
+def stages_of(path: Path, state: dict[str, Any], epochs: int) -> list[dict[str, int]]:
+    """The stages of a run that goes on from a checkpoint until it has so many epochs.
+
+    A stage is `first_epoch`, counted from 1, and `epochs`: from that epoch on, the learning rates
+    are those of a run of so many epochs. More epochs than before begin a new stage.
+
+    Args:
+        path: of the checkpoint.
+        state: what it says of its run.
+        epochs: how many are asked for, with those that are done.
+
+    Raises:
+        ValueError: fewer epochs than before.
+
+    Example:
+        >>> from katlib.train.checkpoint import stages_of
+        >>> state = {"run": {"config": {"epochs": 3}}, "history": [{}, {}, {}]}
+        >>> stages_of(Path("checkpoint.safetensors"), state, 5)
+        [{'first_epoch': 1, 'epochs': 3}, {'first_epoch': 4, 'epochs': 5}]
+    """
+    config, done = state["run"]["config"], len(state["history"])
+    before = config["epochs"]
+    stages = config.get("stages", [{"first_epoch": 1, "epochs": before}])
+    if epochs == before:
+        return stages
+    if epochs < before:
+        raise ValueError(
+            f"{path} is of a run of {before} epochs, of which {done} are done, and epochs={epochs} "
+            "is fewer; a run can go on for more"
+        )
+    return [*stages, {"first_epoch": done + 1, "epochs": epochs}]
+
+
+# ---- tensors by name
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

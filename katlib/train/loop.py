@@ -1,7 +1,8 @@
-"""Trains a KAT, or its twin with MLPs, on CIFAR-10.
+"""Trains a KAT, or its twin with MLPs, on CIFAR-10 or on images of one's own.
 
     python -m katlib.train --preset cifar-nano --mlp grkan --epochs 3 --seed 0 --out runs/kat
     torchrun --nproc-per-node 8 -m katlib.train --preset cifar-base --epochs 100
+    python -m katlib.train --images flowers --img-size 64 --patch-size 8 --out runs/flowers
 
 Everything random in an epoch (the order of the images, their augmentation, dropout) follows from
 the seed and the epoch's number, so a run that was stopped and resumed gives the same numbers as one
@@ -14,32 +15,46 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from katlib.architecture import check_int
-from katlib.files import write_json, write_text
-from katlib.train.checkpoint import load_checkpoint, load_state, save_checkpoint
-from katlib.train.data import CIFAR10, load_cifar10, normalize
+from katlib.files import user_path, write_json, write_text
+from katlib.train.checkpoint import (
+    check_same_run,
+    load_checkpoint,
+    load_state,
+    save_checkpoint,
+    stages_of,
+)
+from katlib.train.data import CLASSES, MEAN, STD, load_cifar10, normalize
+from katlib.train.images import ImageData
 from katlib.train.recipe import (
-    PRESETS,
+    CIFAR10_SIZES,
     Average,
     Combined,
     Config,
-    build_model,
     build_optimizer,
     prepare,
     set_learning_rates,
 )
 from katlib.train.record import final_record
+from katlib.train.start import (
+    autocast_dtype,
+    check_arguments,
+    choose_config,
+    choose_device,
+    new_model,
+    read_first_weights,
+    trained_network,
+)
 from katlib.vit import VisionTransformer
 
 if TYPE_CHECKING:
@@ -68,12 +83,13 @@ def train(
     holdout: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
-    data: CIFAR10 | None = None,
+    data: ImageData | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
     on_epoch: Callable[[nn.Module, Metrics], object] | None = None,
     compile: bool = False,
     tensorboard: bool = False,
+    init_from: str | os.PathLike | None = None,
     **recipe: Any,
 ) -> dict[str, Any]:
     """Trains one model.
@@ -89,13 +105,21 @@ def train(
             them in place of the test images; for choosing a recipe.
         out: folder for `metrics.jsonl` (one line for each epoch), `checkpoint.safetensors` and
             `result.json`; None keeps nothing.
-        resume: go on from the checkpoint in `out`, if there is one.
-        data: default: `load_cifar10()`.
+        resume: go on from the checkpoint in `out`, if there is one. With the same arguments the
+            numbers are those of a run that was not stopped. With more `epochs` than before, which
+            counts those that are done, the run goes on with the learning rates that a run of
+            `epochs` epochs has from there on, and the record's `config["stages"]` says so.
+        data: default: `load_cifar10()`; or an `ImageData`, say from `load_image_folder`. The size
+            of its images, their channels and the number of classes become the model's.
         device: default: the GPU if there is one, else the CPU.
         progress: show a bar for each epoch.
         on_epoch: called after each epoch with the model that was evaluated and the epoch's metrics.
         compile: `torch.compile` the model.
         tensorboard: write the metrics for TensorBoard, too, into `out`.
+        init_from: weights to start from: a name or a file, as for `katlib.load_pretrained`, also
+            the checkpoint of another run. The model is theirs, whatever the preset's is; for other
+            classes it gets a new head, and for another size of images its position embedding is
+            resampled.
         recipe: values of the config instead of the preset's, under their flat names (see
             `Config.replace`): `groups=4`, `lr=2e-3`.
 
@@ -103,8 +127,8 @@ def train(
         The run's record, the dictionary that `results/*.json` hold.
 
     Raises:
-        ValueError: an unknown preset or field, a value that is not allowed, or a checkpoint of
-            another run in `out`.
+        ValueError: an unknown preset or field, a value that is not allowed, a class without a
+            training image, or a checkpoint of another run in `out`.
         TrainingDiverged: a loss or gradient that is not finite.
         OSError: `out` cannot be written, say because the disk is full; the last checkpoint there is
             whole.
@@ -115,14 +139,21 @@ def train(
         >>> record["parameters"], len(record["epochs"])
         (214522, 1)
     """
-    _check_arguments(preset, epochs, limit, test_limit, holdout, out, resume or tensorboard)
+    needs_out = resume or tensorboard
+    check_arguments(preset, epochs, seed, limit, test_limit, holdout, out, needs_out)
     rank, world = processes()
-    config = _choose_config(preset, mlp, recipe, world)
-    device = _choose_device(device)
+    device = choose_device(device)
     show_progress = progress and rank == 0
-    # before the data are read, so that an impossible model is an error at once
-    model = _new_model(config, seed, device)
-    data = data or load_cifar10(progress=show_progress)
+    # before CIFAR-10 is read, so that an impossible model is an error at once
+    sizes, classes = (CIFAR10_SIZES, CLASSES) if data is None else (data.sizes, data.classes)
+    if data is not None:
+        data.check_classes()
+    weights = None if init_from is None else read_first_weights(init_from, sizes, classes)
+    config = choose_config(preset, mlp, recipe, sizes, weights)
+    if config.batch_size < world:
+        raise ValueError(f"batch_size={config.batch_size} is too small for {world} processes")
+    model = new_model(config, seed, device, weights)
+    data = load_cifar10(progress=show_progress) if data is None else data
     data = _select(_held_out(data, holdout), limit, test_limit, device)
     dtype = autocast_dtype(config.precision, device)
     run = Run(
@@ -136,10 +167,12 @@ def train(
         autocast_dtype=dtype,
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         model=model,
-        network=_network(model, device, world, compile),
+        network=trained_network(model, device, world, compile),
         optimizer=build_optimizer(model, config),
         average=Average(model, config.ema) if config.ema else None,
-        folder=Path(out) if out else None,
+        stages=[{"first_epoch": 1, "epochs": epochs}],
+        init_from=None if weights is None else weights.description,
+        folder=user_path(out) if out else None,
         show_progress=show_progress,
         rank=rank,
         world=world,
@@ -164,6 +197,9 @@ class Run:
         preset: the name of the preset, or "custom".
         epochs, seed, holdout: as given to `train`.
         data: the images that are used, on the device.
+        stages: from which epoch on (counted from 1) the learning rates are those of a run of how
+            many epochs; one, unless the run went on for other epochs than it began with.
+        init_from: the weights that it started from, if they were given.
         device: where the model computes.
         autocast_dtype: in which type it computes where autocast lets it; None for float32.
         scaler: of the loss, so that small gradients are not lost in float16; otherwise disabled.
@@ -184,7 +220,9 @@ class Run:
     epochs: int
     seed: int
     holdout: int
-    data: CIFAR10
+    data: ImageData
+    stages: list[dict[str, int]]
+    init_from: dict[str, str] | None
     device: torch.device
     autocast_dtype: torch.dtype | None
     scaler: torch.amp.GradScaler
@@ -202,17 +240,22 @@ class Run:
     @property
     def description(self) -> dict[str, Any]:
         """What was asked for; only a run of the same description goes on from a checkpoint."""
-        images = {
+        images: dict[str, Any] = {
             "train_images": len(self.data.train_images),
             "test_images": len(self.data.test_images),
         }
         if self.holdout:
             images["holdout"] = self.holdout
+        if len(self.stages) > 1:
+            images["stages"] = self.stages
+        start = {} if self.init_from is None else {"init_from": self.init_from}
         return {
             "preset": self.preset,
             "mlp": self.config.architecture.mlp,
             "seed": self.seed,
             "config": {**self.config.as_dict(), "epochs": self.epochs, **images},
+            **self.data.description,
+            **start,
         }
 
     @property
@@ -237,55 +280,7 @@ class Run:
 # ---- before the first epoch
 
 
-def _check_arguments(
-    preset: str | Config,
-    epochs: int,
-    limit: int | None,
-    test_limit: int | None,
-    holdout: int,
-    out: str | Path | None,
-    needs_out: bool,
-) -> None:
-    if isinstance(preset, str) and preset not in PRESETS:
-        names = ", ".join(map(repr, PRESETS))
-        raise ValueError(f"preset={preset!r} is not known; allowed are {names}")
-    counts = [epochs, *(count for count in (limit, test_limit) if count is not None)]
-    if min(counts) < 1:
-        raise ValueError(
-            f"epochs={epochs}, limit={limit}, test_limit={test_limit}; all must be 1 or more"
-        )
-    check_int("holdout", holdout, 0)
-    if needs_out and not out:
-        raise ValueError("resume=True or tensorboard=True needs out=, the folder of the run")
-
-
-def _choose_config(
-    preset: str | Config, mlp: str | None, recipe: dict[str, Any], world: int
-) -> Config:
-    """The preset's config with the values that were given instead."""
-    config = PRESETS[preset] if isinstance(preset, str) else preset
-    config = config.replace(mlp=mlp, **recipe)
-    if config.batch_size < world:
-        raise ValueError(f"batch_size={config.batch_size} is too small for {world} processes")
-    return config
-
-
-def _choose_device(device: str | torch.device | None) -> torch.device:
-    """The device that was asked for, else this process's GPU, else the CPU."""
-    if device:
-        return torch.device(device)
-    if torch.cuda.is_available():
-        # torchrun numbers the processes of a machine
-        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
-    return torch.device("cpu")
-
-
-def _new_model(config: Config, seed: int, device: torch.device) -> VisionTransformer:
-    torch.manual_seed(seed)
-    return build_model(config).to(device)
-
-
-def _held_out(data: CIFAR10, holdout: int) -> CIFAR10:
+def _held_out(data: ImageData, holdout: int) -> ImageData:
     """The same data with the last training images in place of the test images."""
     if holdout == 0:
         return data
@@ -302,70 +297,36 @@ def _held_out(data: CIFAR10, holdout: int) -> CIFAR10:
     )
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type for autocast on a device; None for float32 without autocast.
-
-    Args:
-        precision: "auto", "float32", "bf16" or "fp16", as in `Config`.
-        device: what computes. For "auto" a GPU that only emulates bfloat16, as Colab's T4 does,
-            computes in float16.
-    """
-    if precision == "auto":
-        if device.type != "cuda":
-            return None
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    return {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
 def _select(
-    data: CIFAR10, limit: int | None, test_limit: int | None, device: torch.device
-) -> CIFAR10:
+    data: ImageData, limit: int | None, test_limit: int | None, device: torch.device
+) -> ImageData:
     """The first images of each split, on the device."""
-    return CIFAR10(
+    return replace(
+        data,
         train_images=data.train_images[:limit].to(device),
         train_labels=data.train_labels[:limit].to(device),
         test_images=data.test_images[:test_limit].to(device),
         test_labels=data.test_labels[:test_limit].to(device),
-        sha256=data.sha256,
     )
 
 
-def _network(model: nn.Module, device: torch.device, world: int, compile: bool) -> nn.Module:
-    """The model, compiled if asked, and sharing its gradients if there are several processes."""
-    network = cast(nn.Module, torch.compile(model)) if compile else model
-    if world == 1:
-        return network
-    device_ids = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(network, device_ids)
-
-
 def _resume(run: Run) -> None:
-    """Goes on from the checkpoint in the run's folder, if there is one."""
+    """Goes on from the checkpoint in the run's folder, if there is one.
+
+    Raises:
+        ValueError: the checkpoint is of another run, or of one of more epochs.
+    """
     assert run.folder is not None
     path = run.folder / CHECKPOINT
     if not path.exists():
         return
     # compared before weights are loaded, which might not even fit
     state = load_state(path)
-    differences = _differences(state.get("run", {}), run.description)
-    if differences:
-        raise ValueError(f"{path} belongs to another run: {'; '.join(differences)}")
+    check_same_run(path, state, run.description)
+    run.stages = stages_of(path, state, run.epochs)
     load_checkpoint(path, run.model, run.optimizer, run.average)
     run.history = state["history"]
     run.scaler.load_state_dict(state.get("scaler", {}))
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """In what two descriptions of runs differ, a phrase for each field."""
-    old_values = old | old.get("config", {})
-    new_values = new | new["config"]
-    names = [name for name in new_values | old_values if name != "config"]
-    return [
-        f"{name} was {old_values.get(name, 'absent')}, now {new_values.get(name, 'absent')}"
-        for name in names
-        if old_values.get(name, "absent") != new_values.get(name, "absent")
-    ]
 
 
 def _start_files(run: Run, tensorboard: bool) -> None:
@@ -397,7 +358,11 @@ def _run_epoch(run: Run, epoch: int) -> Metrics:
     train_loss, train_accuracy = _train_epoch(run, epoch)
     train_seconds = time.perf_counter() - started
     test_loss, test_accuracy = evaluate(
-        run.evaluated_model, run.data.test_images, run.data.test_labels
+        run.evaluated_model,
+        run.data.test_images,
+        run.data.test_labels,
+        mean=run.data.mean,
+        std=run.data.std,
     )
     return {
         "epoch": epoch + 1,
@@ -457,7 +422,7 @@ def _train_step(run: Run, step: int, batch: Tensor, generator: torch.Generator) 
     set_learning_rates(run.optimizer, step, run.epochs * run.steps_per_epoch, config)
     x, targets, labels = _own_part(run, step, batch, generator)
     with autocast(run.device, run.autocast_dtype):
-        logits = run.network(x)  # (B / world, 10)
+        logits = run.network(x)  # (B / world, classes)
     # summed, because a process may have no image of a last, small batch
     loss_sum = F.cross_entropy(
         logits.float(), targets, label_smoothing=config.label_smoothing, reduction="sum"
@@ -502,7 +467,15 @@ def _own_part(
     """
     labels = run.data.train_labels[batch]
     images = run.data.train_images[batch]
-    x, targets = prepare(images, labels, run.config, generator, seed=run.step_seed(step))
+    x, targets = prepare(
+        images,
+        labels,
+        run.config,
+        generator,
+        seed=run.step_seed(step),
+        mean=run.data.mean,
+        std=run.data.std,
+    )
     part = slice(run.rank, None, run.world)
     return x[part], targets[part], labels[part]
 
@@ -563,15 +536,21 @@ def _first_nonfinite_layer(model: nn.Module, x: Tensor) -> str | None:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int = 500,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> tuple[float, float]:
     """Mean cross-entropy in nats and accuracy as a fraction; several processes share the work.
 
     Args:
         model: gives logits (B, classes) for normalised images.
-        images: uint8 (N, 3, 32, 32), on the model's device.
+        images: uint8 (N, C, H, W), on the model's device.
         labels: int64 (N,), likewise.
         batch_size: images in a forward pass.
+        mean, std: what the images are normalised with; default: those of CIFAR-10.
     """
     rank, world = processes()
     was_training = model.training
@@ -580,7 +559,7 @@ def evaluate(
     loss_sum = 0.0
     correct = 0.0
     for x, y in batches[rank::world]:
-        logits = model(normalize(x)).float()
+        logits = model(normalize(x, mean, std)).float()
         loss_sum += F.cross_entropy(logits, y, reduction="sum").item()
         correct += (logits.argmax(1) == y).sum().item()
     model.train(was_training)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from torchvision.transforms import v2
 from katlib.architecture import Architecture, check_int, check_name, check_number
 from katlib.init import truncated_normal_
 from katlib.rational import GroupRational
-from katlib.train.data import augment, cutout, normalize
+from katlib.train.data import MEAN, STD, augment, cutout, normalize
 from katlib.vit import Block, VisionTransformer
 
 # the flat names of a config: flags of the command line, keywords of `train` and keys of a record's
@@ -67,9 +68,8 @@ FLAT_NAMES = {
 # the recipe's numbers, with the least and the largest that is allowed
 WHOLE_NUMBERS = {
     "batch_size": (1, math.inf),
-    "shift": (0, 32),
-    "cutout": (0, 32),
-    "rand_augment": (0, math.inf),
+    # each operation takes time, and after a hundred there is nothing to see
+    "rand_augment": (0, 100),
     "magnitude": (0, 30),
 }
 NUMBERS = {
@@ -93,6 +93,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "float32", "bf16", "fp16"),
 }
 
+# of Beta(alpha, alpha); for much smaller ones float32 has no draws
+LEAST_ALPHA = 1e-4
+
+# in pixels of the image, whose side length is the most
+PIXELS = ("shift", "cutout")
+
 # what the images of CIFAR-10 and their classes ask of a model
 CIFAR10_SIZES: dict[str, Any] = {"img_size": 32, "in_chans": 3, "num_classes": 10}
 
@@ -101,10 +107,11 @@ NANO = Architecture(**CIFAR10_SIZES, patch_size=4, embed_dim=128, depth=4, num_h
 
 @dataclass(frozen=True)
 class Config:
-    """A model for CIFAR-10 and the recipe of its training.
+    """A model and the recipe of its training.
 
     Args:
-        architecture: the model, for images of 32 x 32 pixels and 10 classes.
+        architecture: the model. For other images than CIFAR-10, `train` changes its size of images,
+            channels and number of classes (see `fit`).
         learned: whether the coefficients of the rational functions are trained; if not, they stay
             where they start.
         weight_std: standard deviation of the MLPs' initial matrices; None for the
@@ -134,7 +141,7 @@ class Config:
         ema: decay of a moving average of the weights, which is then what is evaluated; 0 for none.
 
     Raises:
-        ValueError: a value of another type or out of range, or an architecture for other images.
+        ValueError: a value of another type or out of range.
 
     Example:
         >>> from katlib.train.recipe import Config
@@ -168,17 +175,25 @@ class Config:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self.architecture, name) for name in CIFAR10_SIZES}
-        if sizes != CIFAR10_SIZES:
-            raise ValueError(
-                f"the architecture has the sizes {sizes}; for CIFAR-10 they are {CIFAR10_SIZES}"
-            )
         if not isinstance(self.learned, bool):
             raise ValueError(f"learned={self.learned!r:.100}; allowed are True and False")
         for name, (least, most) in WHOLE_NUMBERS.items():
             check_int(name, getattr(self, name), least, most)
+        for name in PIXELS:
+            check_int(name, getattr(self, name), 0, self.architecture.img_size)
+        if self.rand_augment and self.architecture.in_chans not in (1, 3):
+            raise ValueError(
+                f"rand_augment={self.rand_augment}: RandAugment is for images of 1 or 3 channels, "
+                f"and these have {self.architecture.in_chans}"
+            )
         for name, (least, most) in NUMBERS.items():
             check_number(name, getattr(self, name), least, most)
+        for name in ("mixup", "cutmix"):
+            alpha = getattr(self, name)
+            if 0 < alpha < LEAST_ALPHA:
+                raise ValueError(
+                    f"{name}={alpha}; allowed are 0 for none, and {LEAST_ALPHA} or more"
+                )
         for name, allowed in CHOICES.items():
             check_name(name, getattr(self, name), allowed)
         if self.weight_std is not None:
@@ -209,10 +224,39 @@ class Config:
         Raises:
             ValueError: an unknown name, or a value that is not allowed.
         """
+        return self._changed({} if mlp is None else {"mlp": mlp}, changes)
+
+    def fit(self, sizes: Mapping[str, int], mlp: str | None = None, **changes: Any) -> Config:
+        """A copy for images and classes of these sizes, with some values changed.
+
+        Args:
+            sizes: `img_size`, `in_chans` and `num_classes` of the data.
+            mlp, changes: as for `replace`. Sizes and changes come at once, because a `patch_size`
+                may divide one size of images and not another.
+
+        Raises:
+            ValueError: as for `replace`; or the architecture is for other images: it has a size
+                that is neither the data's nor CIFAR-10's, as all presets have it.
+
+        Example:
+            >>> from katlib.train.recipe import Config
+            >>> config = Config().fit({"img_size": 28, "in_chans": 1, "num_classes": 26})
+            >>> config.architecture.patches
+            49
+        """
+        for name, size in sizes.items():
+            own = getattr(self.architecture, name)
+            if own not in (size, CIFAR10_SIZES[name]):
+                raise ValueError(
+                    f"the architecture has {name}={own}; for these images it is {size}"
+                )
+        return self._changed(dict(sizes) if mlp is None else {**sizes, "mlp": mlp}, changes)
+
+    def _changed(self, of_architecture: dict[str, Any], changes: Mapping[str, Any]) -> Config:
+        """A copy with other fields of the architecture, and other values under flat names."""
         unknown = sorted(set(changes) - set(FLAT_NAMES))
         if unknown:
             raise ValueError(f"{unknown} are not fields of Config; it has {', '.join(FLAT_NAMES)}")
-        of_architecture: dict[str, Any] = {} if mlp is None else {"mlp": mlp}
         of_recipe: dict[str, Any] = {}
         for name, value in changes.items():
             owner, _, field = FLAT_NAMES[name].rpartition(".")
@@ -289,7 +333,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer |
     `coefficients` tells whether it holds those of rational functions.
 
     Raises:
-        RuntimeError: Muon with a version of torch that does not have it.
+        ValueError: Muon with a version of torch that does not have it.
     """
     parts = split_parameters(model, config.optimizer == "muon")
     adamw = torch.optim.AdamW(
@@ -316,9 +360,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer |
 
 def _muon(parameters: list[nn.Parameter], config: Config) -> torch.optim.Optimizer:
     if not hasattr(torch.optim, "Muon"):
-        raise RuntimeError(
-            f"optimizer='muon' needs torch 2.9 or newer; this is {torch.__version__}"
-        )
+        raise ValueError(f"optimizer='muon' needs torch 2.9 or newer; this is {torch.__version__}")
     return torch.optim.Muon(
         parameters, lr=config.muon_lr, weight_decay=config.weight_decay, momentum=0.95
     )
@@ -467,21 +509,22 @@ def prepare(
     config: Config,
     generator: torch.Generator,
     seed: int,
-    classes: int = 10,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> tuple[Tensor, Tensor]:
     """A batch as the model gets it: augmented, normalised, mixed.
 
     The same generator and seed give the same batch in every process.
 
     Args:
-        images, labels: uint8 (B, 3, 32, 32) and int64 (B,), on the device that computes.
-        config: its shifts, cutout, RandAugment, mixup and CutMix.
+        images, labels: uint8 (B, C, H, W) and int64 (B,), on the device that computes.
+        config: its shifts, cutout, RandAugment, mixup and CutMix, and the number of classes.
         generator: of that device, for shifts, mirror images and cutout.
         seed: for all else that is random here.
-        classes: number of classes.
+        mean, std: what the images are normalised with, as for `katlib.train.data.normalize`.
 
     Returns:
-        Images float32 (B, 3, 32, 32), and either the labels or, mixed, the classes' probabilities
+        Images float32 (B, C, H, W), and either the labels or, mixed, the classes' probabilities
         (B, classes).
     """
     # torchvision draws from the CPU's global generator, which is put back afterwards
@@ -489,10 +532,10 @@ def prepare(
         torch.default_generator.manual_seed(seed)
         if config.rand_augment:
             images = _rand_augment(images, config)
-        x = augment(normalize(images), generator, config.shift)
+        x = augment(normalize(images, mean, std), generator, config.shift)
         if config.cutout:
             x = cutout(x, config.cutout, generator)
-        mixers = _mixers(config, classes)
+        mixers = _mixers(config)
         if mixers:
             x, labels = v2.RandomChoice(mixers)(x, labels)
     return x, labels
@@ -504,7 +547,8 @@ def _rand_augment(images: Tensor, config: Config) -> Tensor:
     return torch.cat([transform(part) for part in images.split(16)])
 
 
-def _mixers(config: Config, classes: int) -> list[nn.Module]:
+def _mixers(config: Config) -> list[nn.Module]:
+    classes = config.architecture.num_classes
     mixers: list[nn.Module] = []
     if config.mixup > 0:
         mixers.append(v2.MixUp(alpha=config.mixup, num_classes=classes))

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,10 +24,10 @@ from torch import nn
 from katlib.architecture import MLPS, Architecture
 from katlib.book.html import table
 from katlib.book.results import stored_runs
-from katlib.train import TrainingDiverged, evaluate, loop, train
+from katlib.train import TrainingDiverged, evaluate, loop, start, train
 from katlib.train.__main__ import main, parser
 from katlib.train.checkpoint import load_checkpoint, load_state, save_checkpoint
-from katlib.train.data import CIFAR10
+from katlib.train.data import CIFAR10, NotDownloaded
 from katlib.train.recipe import (
     FLAT_NAMES,
     PRESETS,
@@ -212,7 +213,7 @@ def poison(monkeypatch, change: Callable[[nn.Module], object]) -> None:
         change(model)
         return model
 
-    monkeypatch.setattr(loop, "build_model", build_poisoned)
+    monkeypatch.setattr(start, "build_model", build_poisoned)
 
 
 @torch.no_grad()
@@ -304,6 +305,62 @@ def test_without_a_checkpoint_resume_starts_at_the_beginning(tiny_data, tmp_path
     assert of_epochs(record, "epoch") == [1]
 
 
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory):
+    """A run of two epochs that goes on until it has five, at once and with a stop after four."""
+    folder = tmp_path_factory.mktemp("continued")
+    options = dict(seed=5, ema=0.9, cutout=4)
+    for name in ("at once", "with a stop"):
+        first = train_small(draw_tiny(), out=folder / name, epochs=2, **options)
+    options |= dict(resume=True, epochs=5)
+    whole = train_small(draw_tiny(), out=folder / "at once", **options)
+    with pytest.raises(Stopped):
+        train_small(draw_tiny(), out=folder / "with a stop", on_epoch=stop_after(4), **options)
+    stopped = train_small(draw_tiny(), out=folder / "with a stop", **options)
+    return SimpleNamespace(first=first, whole=whole, stopped=stopped, folder=folder / "at once")
+
+
+def test_a_whole_run_goes_on_for_more_epochs(continued):
+    assert of_epochs(continued.whole, "epoch") == [1, 2, 3, 4, 5]
+    assert metrics(continued.whole)[:2] == metrics(continued.first)
+
+
+def test_a_run_that_goes_on_has_the_learning_rates_of_all_its_epochs(continued):
+    # 4 steps an epoch, of which the metrics have the last
+    expected = [learning_rate(4 * epoch - 1, 4 * 5, SMALL) for epoch in (3, 4, 5)]
+    assert of_epochs(continued.whole, "lr")[2:] == expected
+
+
+def test_a_record_says_its_stages(continued):
+    assert "stages" not in continued.first["config"]
+    assert continued.whole["config"]["epochs"] == 5
+    assert continued.whole["config"]["stages"] == [
+        {"first_epoch": 1, "epochs": 2},
+        {"first_epoch": 3, "epochs": 5},
+    ]
+
+
+def test_a_run_that_went_on_and_was_stopped_gives_the_numbers_of_one_that_was_not(continued):
+    assert metrics(continued.stopped) == metrics(continued.whole)
+    assert continued.stopped["config"] == continued.whole["config"]
+
+
+def test_a_run_that_was_stopped_may_go_on_for_more_epochs(tiny_data, tmp_path):
+    with pytest.raises(Stopped):
+        train_small(tiny_data, "mlp", epochs=3, out=tmp_path, on_epoch=stop_after(1))
+    record = train_small(tiny_data, "mlp", epochs=4, out=tmp_path, resume=True)
+    assert record["config"]["stages"][1] == {"first_epoch": 2, "epochs": 4}
+    assert of_epochs(record, "epoch") == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+def test_fewer_epochs_than_before_are_refused(continued, epochs):
+    words = rf"a run of 5 epochs, of which 5 are done, and epochs={epochs} is fewer"
+    options = dict(seed=5, ema=0.9, cutout=4, resume=True)
+    with pytest.raises(ValueError, match=words):
+        train_small(draw_tiny(), out=continued.folder, epochs=epochs, **options)
+
+
 @needs_muon
 def test_a_resumed_run_of_muon_gives_the_numbers_of_an_unbroken_one(tiny_data, tmp_path):
     options = dict(epochs=3, optimizer="muon", precision="bf16", cutout=4, schedule="linear")
@@ -341,7 +398,8 @@ def mlp_run(tmp_path_factory):
         # weights of other shapes would not fit: the runs are compared before they are loaded
         (dict(embed_dim=32), "embed_dim was 16, now 32"),
         (dict(mlp="grkan"), "mlp was mlp, now grkan"),
-        (dict(limit=10, epochs=2), "epochs was 1, now 2; train_images was 64, now 10"),
+        # other epochs alone are no other run
+        (dict(limit=10, epochs=2), "train_images was 64, now 10"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_not_resumed(tiny_data, mlp_run, changes, differences):
@@ -814,7 +872,7 @@ def test_each_optimizer_has_its_own_learning_rate():
 def test_without_muon_in_torch_the_error_says_which_version_has_it(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     config = SMALL.replace(optimizer="muon")
-    with pytest.raises(RuntimeError, match=r"needs torch 2\.9 or newer; this is"):
+    with pytest.raises(ValueError, match=r"needs torch 2\.9 or newer; this is"):
         build_optimizer(build_model(config), config)
 
 
@@ -913,9 +971,9 @@ def test_another_seed_gives_another_batch_if_the_recipe_draws(tiny_data, recipe)
 def test_the_seed_of_a_run_is_in_what_its_steps_draw(tiny_data, monkeypatch):
     seeds = []
 
-    def note_seed(images, labels, config, generator, seed):
+    def note_seed(images, labels, config, generator, seed, **statistics):
         seeds.append(seed)
-        return prepare(images, labels, config, generator, seed)
+        return prepare(images, labels, config, generator, seed, **statistics)
 
     monkeypatch.setattr(loop, "prepare", note_seed)
     for seed in (0, 1):
@@ -997,11 +1055,17 @@ def test_a_start_that_json_cannot_hold_is_refused_before_training():
         SMALL.replace(act_init=("identity", torch.zeros(2)))
 
 
-def test_an_architecture_for_other_images_is_refused():
-    with pytest.raises(
-        ValueError, match=r"'img_size': 224.*for CIFAR-10 they are \{'img_size': 32"
-    ):
-        Config(architecture=Architecture())
+def test_an_architecture_for_other_images_is_refused(tiny_data):
+    config = Config(architecture=Architecture())
+    with pytest.raises(ValueError, match="has img_size=224; for these images it is 32"):
+        train(config, data=tiny_data)
+
+
+def test_a_config_fits_other_images_and_classes():
+    sizes = {"img_size": 28, "in_chans": 1, "num_classes": 26}
+    architecture = Config().fit(sizes, "mlp", patch_size=7).architecture
+    assert {name: getattr(architecture, name) for name in sizes} == sizes
+    assert (architecture.mlp, architecture.patch_size) == ("mlp", 7)
 
 
 IMPOSSIBLE = [
@@ -1019,7 +1083,7 @@ IMPOSSIBLE = [
     (dict(clip_grad=-1), "clip_grad=-1; allowed are numbers, 0 or more"),
     (dict(warmup=2), "warmup=2; allowed are numbers, 0 to 1"),
     (dict(magnitude=31), "magnitude=31; allowed are whole numbers, 0 to 30"),
-    (dict(rand_augment=True), "rand_augment=True; allowed are whole numbers, 0 or more"),
+    (dict(rand_augment=True), "rand_augment=True; allowed are whole numbers, 0 to 100"),
     (dict(weight_std=-0.02), "weight_std=-0.02; allowed are numbers, 0 or more"),
     (dict(learned=1), "learned=1; allowed are True and False"),
     (dict(optimizer="sgd"), "optimizer='sgd' is not known; allowed are 'adamw', 'muon'"),
@@ -1028,6 +1092,10 @@ IMPOSSIBLE = [
     (dict(stem="convolution"), "stem='convolution' is not known; allowed are 'patch', 'conv'"),
     (dict(stem="conv", patch_size=1), "patch_size=1; with stem='conv' allowed are powers of 2"),
     (dict(cutout=33), "cutout=33; allowed are whole numbers, 0 to 32"),
+    (dict(shift=33), "shift=33; allowed are whole numbers, 0 to 32"),
+    (dict(rand_augment=10**9), "rand_augment=1000000000; allowed are whole numbers, 0 to 100"),
+    (dict(mixup=1e-300), "mixup=1e-300; allowed are 0 for none, and 0.0001 or more"),
+    (dict(degrees=(10**9, 4)), "degrees=1000000000; allowed are whole numbers, 0 to 100000"),
     (dict(frozen_until=1.5), "frozen_until=1.5; allowed are numbers, 0 to 1"),
 ]
 
@@ -1044,6 +1112,13 @@ def test_an_impossible_value_is_one_sentence(changes, words):
     [
         (dict(preset="cifar-huge"), "'cifar-huge' is not known; allowed are 'cifar-pico', 'cifar"),
         (dict(epochs=0), "epochs=0"),
+        (dict(epochs=math.nan), "epochs=nan; allowed are whole numbers"),
+        (dict(seed=-1), "seed=-1; allowed are whole numbers, 0 to 4294967295"),
+        (dict(seed=10**30), "seed=1000000000000000000000000000000; allowed"),
+        (dict(device="gpu"), "device='gpu' cannot be used: Expected one of cpu, cuda"),
+        (dict(device="cuda:99"), "device='cuda:99' cannot be used: "),
+        (dict(device="meta"), "device='meta' cannot be used: "),
+        (dict(init_from=""), "init_from is empty"),
         (dict(limit=0), "limit=0"),
         (dict(test_limit=-1), "test_limit=-1"),
         (dict(resume=True), "needs out="),
@@ -1180,17 +1255,107 @@ def test_impossible_flags_are_one_sentence(flags, words, tmp_path):
         main([*flags.split(), "--out", str(tmp_path)])
 
 
-def test_the_command_line_says_what_went_wrong(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "error, raised",
+    [
+        (NotDownloaded("it is not here"), SystemExit("katlib.train: it is not here")),
+        (MemoryError("it is too large"), SystemExit("katlib.train: it is too large")),
+        # a mistake of ours, whose traceback is needed
+        (RuntimeError("shapes differ"), RuntimeError("shapes differ")),
+    ],
+)
+def test_the_command_line_says_what_the_user_can_mend(monkeypatch, tmp_path, error, raised):
     def no_data(progress):
-        raise RuntimeError("CIFAR-10 is not here")
+        raise error
 
     monkeypatch.setattr(loop, "load_cifar10", no_data)
-    with pytest.raises(SystemExit, match=r"katlib\.train: CIFAR-10 is not here"):
+    with pytest.raises(type(raised), match=f"^{raised}$"):
         main(["--out", str(tmp_path)])
+
+
+def test_a_model_that_does_not_fit_into_memory_is_said(monkeypatch):
+    def build_too_large(config: Config) -> nn.Module:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 400 GB")
+
+    monkeypatch.setattr(start, "build_model", build_too_large)
+    with pytest.raises(MemoryError, match="a model of 10,290 parameters does not fit into memory"):
+        start.new_model(SMALL, 0, torch.device("cpu"))
+
+
+# ---- all flags
+
+FLAGS = sorted(set(re.findall(r"--[a-z-]+", parser().format_usage())) - {"--help"})
+PAIRS = ("--degrees", "--act-init")
+SWITCHES = ("--resume", "--compile", "--tensorboard", "--learned", "--no-learned")
+TEXTS = ("--out", "--device", "--images", "--init-from")
+NUMBERS = sorted(
+    set(FLAGS)
+    - {*SWITCHES, *TEXTS, "--preset", "--mlp", "--stem", "--global-pool"}
+    # the names of starts are known to the rational functions, when they are built
+    - {"--optimizer", "--schedule", "--precision", "--act-init"}
+)
+IMPOSSIBLE_VALUES = ("-1", "nan", "inf", "", "word")
+
+
+class Reached(Exception):
+    """All arguments were allowed."""
+
+
+def answer_to(monkeypatch, capsys, folder: Path, *arguments: str) -> str:
+    """What the command line says to arguments that it refuses; it trains nothing."""
+
+    def refuse_to_build(config: Config) -> nn.Module:
+        raise Reached
+
+    monkeypatch.setattr(start, "build_model", refuse_to_build)
+    monkeypatch.chdir(folder)
+    with pytest.raises((SystemExit, Reached)) as caught:
+        main(list(arguments))
+    if caught.type is Reached:
+        return ""
+    # argparse prints the usage and its sentence, and gives a number
+    code = caught.value.code
+    return code if isinstance(code, str) else capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("value", [*IMPOSSIBLE_VALUES, "0", "1e9", "1000000000"])
+def test_a_flag_is_obeyed_or_refused_in_one_sentence(monkeypatch, capsys, tmp_path, flag, value):
+    values = [] if flag in SWITCHES else [value] * (2 if flag in PAIRS else 1)
+    answer = answer_to(monkeypatch, capsys, tmp_path, flag, *values)
+    assert "\n" not in answer
+    assert answer == "" or "katlib.train: " in answer
+
+
+@pytest.mark.parametrize("flag", NUMBERS)
+@pytest.mark.parametrize("value", IMPOSSIBLE_VALUES)
+def test_an_impossible_number_is_refused_with_its_flag(monkeypatch, capsys, tmp_path, flag, value):
+    values = [value] * (2 if flag in PAIRS else 1)
+    answer = answer_to(monkeypatch, capsys, tmp_path, flag, *values)
+    assert flag.removeprefix("--").replace("-", "_") in answer.replace("-", "_")
+
+
+@pytest.mark.parametrize("flag", TEXTS)
+def test_an_empty_text_is_refused(monkeypatch, capsys, tmp_path, flag):
+    answer = answer_to(monkeypatch, capsys, tmp_path, flag, "")
+    assert flag in answer
+
+
+@pytest.mark.parametrize("arguments", ["--group 4", "--res", "--img 64"])
+def test_an_abbreviation_is_not_understood(monkeypatch, capsys, tmp_path, arguments):
+    answer = answer_to(monkeypatch, capsys, tmp_path, *arguments.split())
+    assert "unrecognized arguments: --" in answer
 
 
 def interrupt(**_):
     raise KeyboardInterrupt
+
+
+def test_the_home_in_a_folder_is_expanded(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    train_small(tiny_data, "mlp", epochs=1, out="~/run", limit=16)
+    assert (tmp_path / "run" / "result.json").exists()
 
 
 def test_ctrl_c_says_how_to_go_on(tiny_data, tmp_path, monkeypatch):
