@@ -42,22 +42,29 @@ def parts() -> dict[str, list[dict]]:
     chapters_of = {}
     for part in toc["parts"]:
         files = [entry["file"] for entry in part["chapters"]]
-        notebooks = [ROOT / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
+        notebooks = [ROOT / f"{file}.ipynb" for file in files if re.match(r"notebooks/\d", file)]
         if notebooks:
             chapters_of[part["caption"]] = [read_chapter(path) for path in notebooks]
     return chapters_of
+
+
+@cache
+def appendices() -> list[dict]:
+    """What was split off from chapters: notebooks A1, A2, ..."""
+    return [read_chapter(path) for path in sorted((ROOT / "notebooks").glob("A*.ipynb"))]
 
 
 def read_chapter(path: Path) -> dict:
     """What a notebook says about itself.
 
     Returns:
-        Its path, number, question, run time in seconds, on which device that was measured, the
-        two-digit numbers of the chapters to read before, and its exercises as (number, name).
+        Its path, number (for an appendix a text such as "A1"), question, run time in seconds, on
+        which device that was measured, the two-digit numbers of the chapters to read before, and
+        its exercises as (number, name).
     """
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     opening = "".join(cells[0]["source"])
-    title = re.match(r"# (\d+) · (.+)", opening)
+    title = re.match(r"# (A?\d+) · (.+)", opening)
     time = re.search(r"Run time: (\d+) s \((.+?)\)", opening)
     before = re.search(r"\*Before this: (.*?) Run time:", opening, re.S)
     if not (title and time and before):
@@ -68,18 +75,23 @@ def read_chapter(path: Path) -> dict:
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return {
         "path": path,
-        "number": int(title[1]),
+        "number": int(title[1]) if title[1].isdigit() else title[1],
         "question": title[2],
         "seconds": int(time[1]),
         "device": time[2],
         "before": re.findall(r"\((\d\d)_\w+\.ipynb\)", before[1]),
-        "exercises": re.findall(r"^### (\d+\.\d+) (.+)$", text, re.M),
+        "exercises": re.findall(r"^### (A?\d+\.\d+) (.+)$", text, re.M),
     }
 
 
 def all_chapters() -> dict[int, dict]:
     """The chapters by their numbers."""
     return {chapter["number"]: chapter for chapters in parts().values() for chapter in chapters}
+
+
+def map_of_the_book() -> dict[str, list[dict]]:
+    """The parts, and the appendices behind them if there are any."""
+    return parts() | ({"Appendices": appendices()} if appendices() else {})
 
 
 # ---- Markdown
@@ -113,7 +125,7 @@ class Chapters(SphinxDirective):
 
     def run(self):
         rows = []
-        for caption, chapters in parts().items():
+        for caption, chapters in map_of_the_book().items():
             rows.append(["", f"**{caption}**", ""])
             for chapter in chapters:
                 rows.append([link(chapter), chapter["question"], duration(chapter["seconds"])])
