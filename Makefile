@@ -35,6 +35,7 @@ student: ## the notebooks without their solutions, for class, in build/student
 
 lint: $(INSTALLED) ## ruff: errors and layout; mypy: the package's types
 	$(BIN)/ruff check
+	$(BIN)/ruff check --preview --select PLW1514        # a file that is read or written names its encoding
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 

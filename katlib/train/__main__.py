@@ -6,6 +6,7 @@ Its flags are the flat names of `katlib.train.recipe.Config` and the arguments o
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import sys
 from pathlib import Path
@@ -179,6 +180,19 @@ def images_of(options: dict[str, Any], show: bool) -> ImageData | None:
     return data
 
 
+def name_the_user() -> None:
+    """Gives a user without a name, as `docker run --user 1234` makes one, the name of its number.
+
+    Without a name torch's optimizers and torchvision cannot be used: they ask for it when they
+    choose a folder for compiled code.
+    """
+    try:
+        getpass.getuser()
+    # KeyError up to Python 3.12, OSError after
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user-{os.getuid()}"
+
+
 def join_processes() -> bool:
     """Joins the other processes, if torchrun has started several; returns whether it has."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
@@ -225,6 +239,7 @@ def say_interrupted(out: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Trains as the arguments say, by default those of the command line."""
     options = vars(parser().parse_args(arguments))
+    name_the_user()
     out = Path(options["out"] or default_folder(options)).expanduser()
 
     def report(model: nn.Module, metrics: loop.Metrics) -> None:
@@ -234,7 +249,9 @@ def main(arguments: list[str] | None = None) -> None:
     rank, _ = loop.processes()
     try:
         data = images_of(options, show=rank == 0)
-        record = loop.train(**options | {"data": data, "out": out, "on_epoch": report})
+        # a bar that moves is for a terminal, and not for a file
+        shown = {"on_epoch": report, "progress": sys.stderr.isatty()}
+        record = loop.train(**options | shown | {"data": data, "out": out})
     except EXPECTED_ERRORS as error:
         sys.exit(f"katlib.train: {error}")
     except KeyboardInterrupt:

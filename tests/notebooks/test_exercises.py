@@ -35,7 +35,7 @@ EXERCISES = [(module, name) for module in MODULES for name in attacks_of(module)
 
 
 def code_of(path: Path) -> list[str]:
-    cells = json.loads(path.read_text())["cells"]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 

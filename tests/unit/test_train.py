@@ -1,5 +1,6 @@
 """The training loop: it learns, it resumes to the same numbers, it stops at what is not finite."""
 
+import getpass
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from katlib.architecture import MLPS, Architecture
 from katlib.book.html import table
 from katlib.book.results import stored_runs
 from katlib.train import TrainingDiverged, evaluate, loop, start, train
+from katlib.train import __main__ as command_line
 from katlib.train.__main__ import main, parser
 from katlib.train.checkpoint import load_checkpoint, load_state, save_checkpoint
 from katlib.train.data import CIFAR10, NotDownloaded
@@ -1481,3 +1483,36 @@ def test_a_run_of_the_book_is_complete(run):
 def test_a_run_of_the_book_is_of_a_commit_without_changes(run):
     assert not run["commit"].endswith("+")
     assert run["commit"] != "unknown"
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch):
+    def no_name():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(getpass, "getuser", no_name)
+    # set first, so that it is put back in any case
+    monkeypatch.setenv("USER", "")
+    command_line.name_the_user()
+    assert os.environ["USER"] == f"user-{os.getuid()}"
+
+
+def test_a_user_with_a_name_keeps_it(monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: "ada")
+    monkeypatch.delenv("USER", raising=False)
+    command_line.name_the_user()
+    assert "USER" not in os.environ
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_there_is_a_bar_on_a_terminal_only(monkeypatch, tmp_path, is_terminal):
+    given = {}
+
+    def note(**options):
+        given.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", note)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path)])
+    assert given["progress"] is is_terminal
