@@ -15,6 +15,7 @@ that calls it. The export to ONNX, and a transform inside `torch.compile`, know 
 operators, so they get the plain arithmetic of `katlib.reference` instead.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -82,7 +83,7 @@ def reference_dtype(x: Tensor, numerator: Tensor, denominator: Tensor) -> torch.
 
 
 def grouped_shape(
-    sizes: Sequence[int], dim: int, numerator: Tensor, denominator: Tensor
+    sizes: Sequence[int], dim: int, numerator_groups: int, denominator_groups: int
 ) -> tuple[int, int, int]:
     """(rows, G, span) for a contiguous tensor of these sizes with channels in dimension `dim`.
 
@@ -90,8 +91,7 @@ def grouped_shape(
     the channels, so that (..., C) and (N, C, H, W) become the same three numbers. G is the least
     common multiple of the two group counts.
     """
-    # shape[0] and not len, which for a tensor takes as long as a dispatched call
-    groups = math.lcm(numerator.shape[0], denominator.shape[0])
+    groups = math.lcm(numerator_groups, denominator_groups)
     rows = math.prod(sizes[:dim])
     span = sizes[dim] // groups * math.prod(sizes[dim + 1 :])
     return rows, groups, span
@@ -100,13 +100,41 @@ def grouped_shape(
 def memory_shape(
     x: Tensor, dim: int, numerator: Tensor, denominator: Tensor
 ) -> tuple[int, int, int]:
-    """(rows, G, span) of x's memory, for a dense x: contiguous, channels_last or transposed."""
-    if x.is_contiguous():
-        return grouped_shape(x.shape, dim % x.ndim, numerator, denominator)
-    strides = x.stride()
-    order = sorted(range(x.ndim), key=lambda i: -strides[i])
-    sizes = [x.shape[i] for i in order]
-    return grouped_shape(sizes, order.index(dim % x.ndim), numerator, denominator)
+    """(rows, G, span) of x's memory, for a dense x: contiguous, channels_last or transposed.
+
+    Raises:
+        ValueError: groups with which the kernels would read out of bounds.
+    """
+    # shape[0] and not len, which for a tensor takes as long as a dispatched call
+    groups = numerator.shape[0], denominator.shape[0]
+    return _memory_shape(x.shape, x.stride(), dim, *groups)
+
+
+# It depends on sizes alone, and a model's tensors have a few that come again and again.
+@functools.lru_cache(maxsize=1024)
+def _memory_shape(
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    dim: int,
+    numerator_groups: int,
+    denominator_groups: int,
+) -> tuple[int, int, int]:
+    _check_groups(sizes[dim], numerator_groups, denominator_groups)
+    rank = len(sizes)
+    order = sorted(range(rank), key=lambda i: -strides[i])
+    sizes_in_memory = [sizes[i] for i in order]
+    channels = order.index(dim % rank)
+    return grouped_shape(sizes_in_memory, channels, numerator_groups, denominator_groups)
+
+
+def _check_groups(channels: int, numerator_groups: int, denominator_groups: int) -> None:
+    """Raises a ValueError for groups with which the kernels would read out of bounds."""
+    counts = numerator_groups, denominator_groups
+    if not all(counts) or any(channels % groups for groups in counts):
+        raise ValueError(
+            f"{numerator_groups} and {denominator_groups} groups for {channels} channels; the "
+            "groups must divide the channels"
+        )
 
 
 def with_layout_of(x: Tensor, t: Tensor) -> Tensor:
@@ -123,7 +151,8 @@ def with_layout_of(x: Tensor, t: Tensor) -> Tensor:
 def reference_forward(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
     """The operator in plain PyTorch, differentiable any number of times."""
     dtype = reference_dtype(x, numerator, denominator)
-    parts = x.reshape(grouped_shape(x.shape, dim % x.ndim, numerator, denominator))
+    groups = numerator.shape[0], denominator.shape[0]
+    parts = x.reshape(grouped_shape(x.shape, dim % x.ndim, *groups))
     y = evaluate(parts.to(dtype), numerator.to(dtype), denominator.to(dtype))
     return y.to(x.dtype).reshape(x.shape)
 
@@ -139,7 +168,7 @@ def reference_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator's backward in plain PyTorch, itself differentiable."""
     dtype = reference_dtype(x, numerator, denominator)
-    shape = grouped_shape(x.shape, dim % x.ndim, numerator, denominator)
+    shape = grouped_shape(x.shape, dim % x.ndim, numerator.shape[0], denominator.shape[0])
     parts, g = (t.reshape(shape).to(dtype) for t in (x, g))
     dx, da, db = gradients(g, parts, numerator.to(dtype), denominator.to(dtype))
     return (
@@ -188,16 +217,6 @@ def _kernel_arguments(
     return x, a.contiguous(), b.contiguous(), memory_shape(x, dim, a, b)
 
 
-def _check_groups(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> None:
-    """Raises a ValueError for groups with which the kernels would read out of bounds."""
-    channels, n_groups, d_groups = x.shape[dim], numerator.shape[0], denominator.shape[0]
-    if not n_groups or not d_groups or channels % n_groups or channels % d_groups:
-        raise ValueError(
-            f"{n_groups} and {d_groups} groups for {channels} channels; the groups must divide the "
-            "channels"
-        )
-
-
 def _as_gradient(gradient: Tensor | None, coefficients: Tensor) -> Tensor:
     """A kernel's gradient in the coefficients' type; empty if it was not asked for."""
     if gradient is None:
@@ -211,8 +230,8 @@ def _register_kernels(
     """Registers a backend for a device; what it does not serve, the reference does."""
 
     def forward(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
-        _check_groups(x, numerator, denominator, dim)
         if not serves(x.dtype, numerator.shape[1] - 1, denominator.shape[1]):
+            _check_groups(x.shape[dim], numerator.shape[0], denominator.shape[0])
             return _reference_forward_kernel(x, numerator, denominator, dim)
         return backend.forward(*_kernel_arguments(x, numerator, denominator, dim))
 
@@ -225,9 +244,9 @@ def _register_kernels(
         input_gradient: bool,
         coefficient_gradients: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        _check_groups(x, numerator, denominator, dim)
         asked = input_gradient, coefficient_gradients
         if not serves(x.dtype, numerator.shape[1] - 1, denominator.shape[1]):
+            _check_groups(x.shape[dim], numerator.shape[0], denominator.shape[0])
             return _reference_backward_kernel(g, x, numerator, denominator, dim, *asked)
         g = with_layout_of(x, g)
         arguments = _kernel_arguments(x, numerator, denominator, dim)

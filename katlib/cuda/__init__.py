@@ -33,6 +33,8 @@ TYPES: dict[torch.dtype, tuple[tuple[str, object], ...]] = {
     torch.float32: (("TYPE", "float"),),
 }
 WARP = 32
+# bytes that a thread loads at once, where possible
+WIDEST_LOAD = 16
 # the largest y of a launch's grid
 MAX_PARTS = 65535
 # in the place of a tensor that a variant of the kernel does not touch
@@ -71,7 +73,7 @@ def vector_width(span: int, itemsize: int, *addresses: int) -> int:
         >>> vector_width(24, 2, 4096), vector_width(24, 2, 4100), vector_width(7, 2, 4096)
         (8, 2, 1)
     """
-    width = 16 // itemsize
+    width = WIDEST_LOAD // itemsize
     while width > 1 and any(size % (width * itemsize) for size in (span * itemsize, *addresses)):
         width //= 2
     return width
@@ -262,56 +264,119 @@ def _check(x: Tensor, a: Tensor, b: Tensor, shape: Shape, g: Tensor | None = Non
 
 
 class _Launch(NamedTuple):
-    """A kernel's module and plan, and the sizes that its launch ends with, with their layout."""
+    """A kernel and all of its launch but the pointers, with which its arguments begin."""
 
     module: jit.Module
-    plan: Plan
+    name: str
+    grid: tuple[int, int]
+    block: int
+    # the types of all arguments, in the letters of `struct`
     layout: str
     sizes: tuple[int, ...]
 
-    def run(self, name: str, *pointers: Tensor | int) -> None:
-        grid = (self.plan.tiles, self.plan.parts)
-        layout = "P" * len(pointers) + self.layout
-        self.module.launch(name, grid, self.plan.block, layout, *pointers, *self.sizes)
+    def run(self, *pointers: Tensor | int) -> None:
+        self.module.launch(self.name, self.grid, self.block, self.layout, *pointers, *self.sizes)
 
 
-def _prepare(
-    name: str,
+class _Launches(NamedTuple):
+    """What a call of `forward` or `backward` launches."""
+
+    first: _Launch
+    # after a first launch that leaves partial sums, of this shape, their addition
+    finish: _Launch
+    partial: tuple[int, int, int]
+
+
+# What was prepared before, by all that it depends on but the elements themselves.
+_prepared: dict[tuple, _Launches] = {}
+MOST_PREPARED = 1024
+
+
+def _kind(t: Tensor) -> tuple:
+    """What decides how the elements of a tensor are read."""
+    return t.dtype, t.shape, t.stride(), t.device
+
+
+def _launches(
     inputs: tuple[Tensor, ...],
     a: Tensor,
     b: Tensor,
     shape: Shape,
-    input_gradient: bool = True,
-    coefficient_gradients: bool = True,
-) -> _Launch:
-    """Chooses and loads the variant of kernel `name`, and plans its launch.
+    asked: tuple[bool, bool] | None = None,
+) -> _Launches:
+    """The launches for these tensors. Tensors of a kind that came before need no second check.
 
     Args:
-        name: of the kernel.
         inputs: x, or x and g.
-        a, b, shape, input_gradient, coefficient_gradients: as for `backward`.
+        a, b, shape: as for `backward`.
+        asked: for backward, its input_gradient and coefficient_gradients.
+
+    Raises:
+        ValueError: tensors that do not fit.
     """
-    x = inputs[0]
+    misaligned = 0
+    for t in inputs:
+        misaligned |= t.data_ptr() % WIDEST_LOAD
+    # what loads the kernels belongs to it, because tests and benchmarks exchange that
+    key = jit.load, SOURCE, misaligned, shape, asked, _kind(a), _kind(b), *map(_kind, inputs)
+    launches = _prepared.get(key)
+    if launches is None:
+        x, *g = inputs
+        _check(x, a, b, shape, *g)
+        if len(_prepared) >= MOST_PREPARED:
+            _prepared.clear()
+        launches = _prepared[key] = _prepare(x, a, b, shape, misaligned, asked)
+    return launches
+
+
+def _prepare(
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    shape: Shape,
+    address: int,
+    asked: tuple[bool, bool] | None,
+) -> _Launches:
+    """Chooses and loads the variant of the kernels, and plans their launches.
+
+    Args:
+        x, a, b, shape, asked: as for `_launches`.
+        address: where the inputs start; of several, one that is no more aligned than any of them.
+    """
     rows, groups, span = shape
-    width = vector_width(span, x.itemsize, *(t.data_ptr() for t in inputs))
+    name, pointers = ("rational_forward", 4) if asked is None else ("rational_backward", 6)
+    width = vector_width(span, x.itemsize, address)
     packs = span // width
     wide = rows * groups * packs >= WIDE
-    macros = definitions(x, a, b, width, wide, input_gradient, coefficient_gradients)
+    macros = definitions(x, a, b, width, wide, *(asked or (True, True)))
     module = jit.load(SOURCE, macros, x.device.index or 0)
     launch_plan = plan(rows, groups, packs, module.multiprocessors, module.threads(name))
+    shares = groups // a.shape[0], groups // b.shape[0]
+    first = _Launch(
+        module,
+        name,
+        (launch_plan.tiles, launch_plan.parts),
+        launch_plan.block,
+        "P" * pointers + ("qqq" if wide else "iii") + "iiii",
+        (rows, groups, packs, *shares, launch_plan.group_tile, launch_plan.lanes),
+    )
+    partial = groups, a.shape[1] + b.shape[1], launch_plan.parts
+    return _Launches(first, _prepare_finish(module, a, b, shares, launch_plan.parts), partial)
+
+
+def _prepare_finish(
+    module: jit.Module, a: Tensor, b: Tensor, shares: tuple[int, int], parts: int
+) -> _Launch:
+    """Plans the addition of the blocks' partial sums (G, m + 1 + n, parts): a block each for da's
+    and db's elements."""
     return _Launch(
         module,
-        launch_plan,
-        "qqqiiii" if wide else "iiiiiii",
-        (
-            rows,
-            groups,
-            packs,
-            groups // len(a),
-            groups // len(b),
-            launch_plan.group_tile,
-            launch_plan.lanes,
-        ),
+        "rational_finish",
+        (a.numel() + b.numel(), 1),
+        # the partial sums of one coefficient decide how many threads have work
+        min(jit.THREADS, _whole_warps(parts * max(shares))),
+        "PPPPiiii",
+        (*shares, a.numel(), parts),
     )
 
 
@@ -330,10 +395,12 @@ def forward(x: Tensor, a: Tensor, b: Tensor, shape: Shape) -> Tensor:
     Raises:
         ValueError: tensors that do not fit.
     """
-    _check(x, a, b, shape)
+    if not x.numel():
+        _check(x, a, b, shape)
+        return torch.empty_like(x)
+    launches = _launches((x,), a, b, shape)
     y = torch.empty_like(x)
-    if x.numel():
-        _prepare("rational_forward", (x,), a, b, shape).run("rational_forward", x, a, b, y)
+    launches.first.run(x, a, b, y)
     return y
 
 
@@ -361,48 +428,24 @@ def backward(
     Raises:
         ValueError: tensors that do not fit.
     """
-    _check(x, a, b, shape, g)
-    dx = torch.empty_like(x) if input_gradient else None
-    if not x.numel():
-        zeros = (torch.zeros_like(a), torch.zeros_like(b))
-        return (dx, *zeros) if coefficient_gradients else (dx, None, None)
-    if not input_gradient and not coefficient_gradients:
-        return None, None, None
+    if not x.numel() or not (input_gradient or coefficient_gradients):
+        _check(x, a, b, shape, g)
+        return (
+            torch.empty_like(x) if input_gradient else None,
+            torch.zeros_like(a) if coefficient_gradients else None,
+            torch.zeros_like(b) if coefficient_gradients else None,
+        )
 
-    name = "rational_backward"
-    launch = _prepare(name, (x, g), a, b, shape, input_gradient, coefficient_gradients)
+    launches = _launches((x, g), a, b, shape, (input_gradient, coefficient_gradients))
+    dx = torch.empty_like(x) if input_gradient else None
     dx_pointer = NULL if dx is None else dx
     if not coefficient_gradients:
-        launch.run(name, g, x, a, b, dx_pointer, NULL)
+        launches.first.run(g, x, a, b, dx_pointer, NULL)
         return dx, None, None
-    # (G, m + 1 + n, parts)
-    partial = a.new_empty(shape[1], a.shape[1] + b.shape[1], launch.plan.parts)
-    launch.run(name, g, x, a, b, dx_pointer, partial)
-    return dx, *_finish(launch.module, partial, a, b)
-
-
-def _finish(module: jit.Module, partial: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Adds up the blocks' partial sums (G, m + 1 + n, parts): da like a, db like b."""
-    groups, _, parts = partial.shape
-    da, db = torch.empty_like(a), torch.empty_like(b)
-    a_share, b_share = groups // len(a), groups // len(b)
-    # the partial sums of one coefficient decide how many threads have work
-    block = min(jit.THREADS, _whole_warps(parts * max(a_share, b_share)))
-    module.launch(
-        "rational_finish",
-        (da.numel() + db.numel(), 1),
-        block,
-        "PPPPiiii",
-        partial,
-        b,
-        da,
-        db,
-        a_share,
-        b_share,
-        da.numel(),
-        parts,
-    )
-    return da, db
+    partial, da, db = a.new_empty(*launches.partial), torch.empty_like(a), torch.empty_like(b)
+    launches.first.run(g, x, a, b, dx_pointer, partial)
+    launches.finish.run(partial, b, da, db)
+    return dx, da, db
 
 
 # When kernels were last tried in vain, or None, and whether they were ever loaded.

@@ -71,9 +71,9 @@ class Module:
     A kernel is not fetched at its first launch, because that may be within the capture of a CUDA
     graph, where the driver refuses it.
 
-    Every call runs in the device's primary context, which is PyTorch's too. It is pushed for the
-    time of the call only: a thread that has not called the CUDA runtime yet has no context, and
-    another thread may be busy with another device.
+    Every call runs in the device's primary context, which is PyTorch's too. Mostly it is current
+    already. Where it is not, it is pushed for the time of the call only: a thread that has not
+    called the CUDA runtime yet has no context, and another thread may be busy with another device.
 
     Args:
         code: a cubin or PTX, from `katlib.cuda.compiler.compile`.
@@ -116,7 +116,8 @@ class Module:
             layout: the types of the kernel's parameters, in the letters of `struct`.
             arguments: numbers, and tensors in the place of pointers.
         """
-        values = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+        # asked in this way round because isinstance(number, torch.Tensor) takes long
+        values = [a if type(a) is int else a.data_ptr() for a in arguments]
         parameters = struct.pack(layout, *values)
         size = ctypes.c_size_t(len(parameters))
         extra = _Extra(BUFFER_POINTER, parameters, BUFFER_SIZE, ctypes.addressof(size), END)
@@ -147,7 +148,11 @@ class Module:
         return _Kernel(function, blocks.value * THREADS)
 
     def _call(self, name: str, *arguments) -> None:
-        driver = self._driver
+        driver, current = self._driver, ctypes.c_void_p()
+        driver.cuCtxGetCurrent(ctypes.byref(current))
+        if current.value == self._context.value:
+            _check(getattr(driver, name)(*arguments))
+            return
         _check(driver.cuCtxPushCurrent_v2(self._context))
         try:
             _check(getattr(driver, name)(*arguments))

@@ -79,6 +79,13 @@ __device__ inline bool is_huge(Real x) { return MAY_OVERFLOW && fabs(x) > LIMIT;
 __device__ inline float reciprocal(float Q) { return __fdividef(1, Q); }
 __device__ inline double reciprocal(double Q) { return 1 / Q; }
 
+// `value`, with its sign changed where x is negative. One bit decides, and x + 0 has the sign of a
+// positive number for both zeros.
+__device__ inline float times_sign(float value, float x) {
+    return __uint_as_float(__float_as_uint(value) ^ (__float_as_uint(x + 0) & 0x80000000));
+}
+__device__ inline double times_sign(double value, double x) { return x < 0 ? -value : value; }
+
 // c_0 + c_1 t + ... + c_K t^K and its derivative by Horner's rule. The chain of the derivative runs
 // one step behind the chain of the value.
 template <int K>
@@ -203,18 +210,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) rational_forward(
     }
 }
 
-// Adds the terms of one element x to a thread's sums: g x^i / Q for a_i, g F |x|^j / Q for b_j.
-__device__ inline void add_terms(Real g_over_Q, Real F, Real x, Real (&sum)[COEFFICIENTS]) {
-    Real a_term = g_over_Q, b_term = g_over_Q * F;
+// Adds the terms of one element x to a thread's sums: g x^i / Q for a_i, g F |x|^j / Q for b_j. All
+// are multiples of the same powers of |x|; `odd` is g / Q with the sign of x's odd powers.
+__device__ inline void add_terms(
+        Real g_over_Q, Real odd, Real F, Real x, Real (&sum)[COEFFICIENTS]) {
+    const Real b_term = g_over_Q * F, z = fabs(x);
+    Real power = 1;
+    sum[0] += g_over_Q;
 #pragma unroll
-    for (int i = 0; i <= M; i++) {
-        if (i) a_term *= x;
-        sum[i] += a_term;
-    }
-#pragma unroll
-    for (int j = 1; j <= N; j++) {
-        b_term *= fabs(x);
-        sum[M + j] += b_term;
+    for (int k = 1; k <= M || k <= N; k++) {
+        power *= z;
+        if (k <= M) sum[k] += (k % 2 ? odd : g_over_Q) * power;
+        if (k <= N) sum[M + k] += b_term * power;
     }
 }
 
@@ -306,10 +313,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, resident_blocks()) rationa
                 const Real P = polynomial<M>(numerator, t, dP);
                 const Real r = reciprocal(polynomial<N>(denominator, fabs(t), dQ));
                 const Real F = P * r, g_over_Q = Real(gradient.element[k]) * r;
+                const Real odd = times_sign(g_over_Q, t);
                 if constexpr (INPUT_GRADIENT)
-                    out.element[k] = TYPE(g_over_Q * (dP - (t < 0 ? -F : F) * dQ));
+                    out.element[k] = TYPE(g_over_Q * dP - odd * (F * dQ));
                 if constexpr (COEFFICIENT_GRADIENTS) {
-                    if (!is_huge(t)) add_terms(g_over_Q, F, t, sum);
+                    if (!is_huge(t)) add_terms(g_over_Q, odd, F, t, sum);
                 }
             }
             if constexpr (INPUT_GRADIENT) dx[walk.offset] = out;

@@ -44,10 +44,19 @@ def cuobjdump() -> Path | None:
     return path if path.exists() else None
 
 
-def main_loop(sass: str) -> list[str]:
-    """The instructions of the innermost loop that loads from global memory and stores to it.
+def _widest_store(body: list[str]) -> int:
+    """The bits that the widest store to global memory writes; 0 if there is none."""
+    widths = {"U8": 8, "U16": 16, "64": 64, "128": 128}
+    stores = [text.split("STG")[1].split()[0].split(".") for text in body if "STG" in text]
+    return max((widths.get(parts[-1], 32) for parts in stores), default=0)
 
-    Code out of line, to which the loop jumps and from which it is jumped back into, is left out.
+
+def main_loop(sass: str) -> list[str]:
+    """The instructions of the loop that loads from global memory and stores to it.
+
+    Of several it is the innermost of those with the widest stores. What loads and stores in a loop
+    within it (huge elements, one at a time) is left out. So is code out of line, to which the loop
+    jumps and from which it is jumped back into.
 
     Args:
         sass: one kernel, as cuobjdump prints it.
@@ -55,19 +64,23 @@ def main_loop(sass: str) -> list[str]:
     code = [
         (int(address, 16), instruction)
         for address, instruction in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", sass)
+        if not re.match(r"NOP\b", instruction)
     ]
-    loops = []
+    loops: list[dict[int, str]] = []
     for end, instruction in code:
         # a loop ends with a jump backwards
         jump = re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", instruction)
         if not jump or int(jump[1], 16) >= end:
             continue
-        start = int(jump[1], 16)
-        body = [text for address, text in code if start <= address <= end]
-        body = [text for text in body if not re.match(r"NOP\b", text)]
-        if any("LDG" in text for text in body) and any("STG" in text for text in body):
+        body = {address: text for address, text in code if int(jump[1], 16) <= address <= end}
+        texts = " ".join(body.values())
+        if "LDG" in texts and "STG" in texts:
             loops.append(body)
-    return min(loops, key=len, default=[])
+    if not loops:
+        return []
+    main = max(loops, key=lambda body: (_widest_store([*body.values()]), -len(body)))
+    within = [body for body in loops if body.keys() < main.keys()]
+    return [text for address, text in main.items() if not any(address in body for body in within)]
 
 
 def _disassemble(cubin: Path, option: str) -> str:

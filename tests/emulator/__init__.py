@@ -4,7 +4,7 @@
 code: the choice of a variant, the launch plan, the packing of arguments. It also checks what a GPU
 would not tell. Results hold NaN until they are written, and have margins in which nothing may be
 written. Every kernel runs twice, with its threads and blocks in opposite orders, and must give the
-same bits both times.
+same bits both times. On request, every access to memory is watched for races.
 """
 
 import contextlib
@@ -25,31 +25,40 @@ from katlib.cuda import jit
 from katlib.files import write_whole
 
 HERE = Path(__file__).parent
-# for example -O1 -g -fsanitize=address,undefined
+# .ci/sanitized has others
 FLAGS = os.environ.get("KATLIB_EMULATOR_FLAGS", "-O1").split()
+# watches every access to memory, see races.cpp
+RACE_FLAGS = ("-O1", "-DWATCH_RACES", "-fsanitize=thread", "-fno-threadsafe-statics")
 USER = os.getuid() if hasattr(os, "getuid") else 0
 BUILT = Path(tempfile.gettempdir()) / f"katlib-emulator-{USER}"
 # elements before and after each result
 MARGIN = 64
 
 
-def build(source: Path, definitions: dict[str, object]) -> ctypes.CDLL:
-    """The source as a shared library, kept between runs under a hash of all that goes into it."""
+def build(source: Path, definitions: dict[str, object], races: bool = False) -> ctypes.CDLL:
+    """The source as a shared library, kept between runs under a hash of all that goes into it.
+
+    Args:
+        source, definitions: as for `katlib.cuda.jit.compile`.
+        races: whether a kernel with a race is an error, which makes it ten times as slow.
+    """
     text = source.read_text(encoding="utf-8")
     kernel = r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\(\))*\)\s+)?(\w+)"
     entries = " ".join(f"KERNEL({name})" for name in re.findall(kernel, text))
     program = f'#include "emulator.h"\n#include "{source}"\nEMULATOR_ENTRY({entries})\n'
+    # g++ has one sanitizer at a time
+    flags = RACE_FLAGS if races else FLAGS
     options = [
-        *("-std=c++20", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Werror", *FLAGS),
+        *("-std=c++20", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Werror", *flags),
         f"-DTHREADS={jit.THREADS}",
         *(f"-D{name}={value}" for name, value in definitions.items()),
     ]
-    headers = sorted([*HERE.glob("*.h"), *source.parent.glob("*.cuh")])
+    headers = sorted([*HERE.glob("*.h"), *HERE.glob("*.cpp"), *source.parent.glob("*.cuh")])
     parts = [entries, *options, text, *(path.read_text() for path in headers)]
     target = BUILT / (hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24] + ".so")
     if not target.exists():
         BUILT.mkdir(exist_ok=True, mode=0o700)
-        _compile(program, [*options, f"-I{HERE}", f"-I{source.parent}"], target)
+        _compile(program, [*options, f"-I{HERE}", f"-I{source.parent}"], target, races)
     library = ctypes.CDLL(str(target))
     library.emulate.restype = ctypes.c_char_p
     library.emulate.argtypes = [
@@ -62,12 +71,25 @@ def build(source: Path, definitions: dict[str, object]) -> ctypes.CDLL:
     return library
 
 
-def _compile(program: str, options: list[str], target: Path) -> None:
-    with write_whole(target) as temporary:
-        command = ["g++", *options, "-o", str(temporary), "-x", "c++", "-"]
-        result = subprocess.run(command, input=program, text=True, capture_output=True)
-        if result.returncode:
-            raise RuntimeError(result.stderr)
+def _compile(program: str, options: list[str], target: Path, races: bool) -> None:
+    if not races:
+        with write_whole(target) as temporary:
+            _run_compiler(program, [*options, "-o", str(temporary)])
+        return
+    # -fsanitize=thread is for the compiler alone: the linker would bring its run-time library
+    with tempfile.TemporaryDirectory() as folder, write_whole(target) as temporary:
+        watched = Path(folder) / "kernel.o"
+        _run_compiler(program, [*options, "-c", "-o", str(watched)])
+        watcher = (HERE / "races.cpp").read_text(encoding="utf-8")
+        options = ["-std=c++20", "-O2", "-shared", "-fPIC", "-DWATCH_RACES", f"-I{HERE}"]
+        _run_compiler(watcher, [*options, "-o", str(temporary), str(watched)])
+
+
+def _run_compiler(program: str, options: list[str]) -> None:
+    command = ["g++", *options, "-x", "c++", "-"]
+    result = subprocess.run(command, input=program, text=True, capture_output=True)
+    if result.returncode:
+        raise RuntimeError(result.stderr)
 
 
 class Emulated:
@@ -141,8 +163,12 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def emulation(multiprocessors: int = 2, threads: int = 512, ordered: bool = True):
+def emulation(
+    multiprocessors: int = 2, threads: int = 512, ordered: bool = True, races: bool = False
+):
     """Inside, katlib.cuda computes on CPU tensors, on a device as described for `Emulated`.
+
+    With `races`, a kernel with a race is an error.
 
     Gives the list of the kernels that have been launched, by name.
     """
@@ -163,7 +189,7 @@ def emulation(multiprocessors: int = 2, threads: int = 512, ordered: bool = True
         return guarded(shape, t.dtype)
 
     def load(source, definitions, index):
-        library = build(source, dict(definitions))
+        library = build(source, dict(definitions), races)
         return Emulated(library, multiprocessors, threads, ordered, launched)
 
     with (

@@ -4,7 +4,8 @@
 // shuffle, and continues when all threads that must meet there have arrived. The caller chooses the
 // order in which they run, so a missing __syncthreads() always shows: the result depends on that
 // order. Blocks run one after the other. Shared memory holds NaN when a block starts. A barrier
-// that some threads never reach is an error, and so is a shuffle in an incomplete warp.
+// that some threads never reach is an error, and so is a shuffle in an incomplete warp. With
+// WATCH_RACES, races.cpp also keeps who touched which address.
 #pragma once
 #include <ucontext.h>
 #ifdef __SSE2__
@@ -20,6 +21,8 @@
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "races.h"
 
 #define __global__
 #define __device__
@@ -47,7 +50,7 @@ inline ucontext_t scheduler;
 inline unsigned current;
 inline void (*body)();
 
-inline void wait(State state) {
+UNWATCHED inline void wait(State state) {
     const unsigned me = current;
     fibers[me].state = state;
     swapcontext(&fibers[me].context, &scheduler);
@@ -83,7 +86,9 @@ inline void run_fibers(unsigned threads, bool backwards) {
         if (fibers[t].state != RUNNING) continue;
         current = t;
         threadIdx = {t, 0, 0};
+        races::resume(t, fibers[t].stack.get(), Fiber::STACK);
         swapcontext(&scheduler, &fibers[t].context);
+        races::pause();
     }
 }
 
@@ -105,6 +110,7 @@ inline bool release_fibers(unsigned threads) {
     }
     if (count(AT_BARRIER, 0, threads) == threads) {
         for (unsigned t = 0; t < threads; t++) fibers[t].state = RUNNING;
+        races::pass_barrier();
         released = true;
     }
     return released;
@@ -114,6 +120,7 @@ inline void run_block(bool backwards) {
     const unsigned threads = blockDim.x;
     fill_shared_memory_with_nan();
     create_fibers(threads);
+    races::start_block();
     for (;;) {
         run_fibers(threads, backwards);
         if (count(DONE, 0, threads) == threads) return;
@@ -145,7 +152,7 @@ template <typename... A> void call(void (*kernel)(A...), const char *parameters,
     body = [] { std::apply(function, arguments); };
 }
 
-template <typename T> T exchange(T value, unsigned mask, int other) {
+template <typename T> UNWATCHED T exchange(T value, unsigned mask, int other) {
     static_assert(sizeof(T) <= 8);
     if (mask != 0xffffffff) throw std::runtime_error("a shuffle must name all lanes");
     memcpy(&fibers[current].slot, &value, sizeof(T));
@@ -164,7 +171,8 @@ template <typename T> T __shfl_xor_sync(unsigned mask, T value, int by) {
     return emulator::exchange(value, mask, threadIdx.x % 32 ^ by);
 }
 // There is only one CPU thread, so nothing can happen between the two lines.
-template <typename T> T atomicAdd(T *address, T value) {
+template <typename T> UNWATCHED T atomicAdd(T *address, T value) {
+    races::touch_atomically(address, sizeof(T));
     const T old = *address;
     *address = old + value;
     return old;
@@ -172,6 +180,8 @@ template <typename T> T atomicAdd(T *address, T value) {
 
 inline uint32_t bits_of(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 inline float float_of(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+inline uint32_t __float_as_uint(float f) { return bits_of(f); }
+inline float __uint_as_float(uint32_t u) { return float_of(u); }
 
 // The approximate quotient of CUDA's programming guide: 0 for a divisor from 2^126 to 2^128, and
 // elsewhere up to one unit in the last place too large or too small, exact for powers of two.
@@ -239,12 +249,14 @@ inline void run_grid(unsigned grid_x, unsigned grid_y, unsigned block, bool back
     const FlushSubnormals flush;
     gridDim = {grid_x, grid_y, 1};
     blockDim = {block, 1, 1};
+    races::start_launch(__start_shared_memory, __stop_shared_memory);
     for (unsigned y = 0; y < grid_y; y++) {
         for (unsigned x = 0; x < grid_x; x++) {
             blockIdx = backwards ? Dim{grid_x - 1 - x, grid_y - 1 - y, 0} : Dim{x, y, 0};
             run_block(backwards);
         }
     }
+    if (*races::found()) throw std::runtime_error(races::found());
 }
 }
 

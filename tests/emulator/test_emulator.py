@@ -355,3 +355,97 @@ def test_ladder(stage, dtype, shape):
     worst = errors(results, g, x, a, b)
     # long chains of additions
     assert max(worst.values()) < 4 * LIMIT, worst
+
+
+# ---- Races
+
+
+def threads_that(statement, declaration=""):
+    """A kernel of 64 threads in each of two blocks, in which `t` is the thread."""
+    return f"""extern "C" __global__ void racing(int *out) {{
+        {declaration}
+        [[maybe_unused]] const int t = threadIdx.x;
+        {statement}
+    }}"""
+
+
+# volatile, or the compiler would leave out what changes nothing
+SHARED = "[[maybe_unused]] __shared__ volatile int s[65];"
+RACES = {
+    "all write the same value": ("out[128] = 1;", ""),
+    "all write the same value to shared memory": ("s[0] = 1;", SHARED),
+    "a neighbour's value is read without a barrier": ("s[t] = 1; out[t] = s[t ^ 1] | 1;", SHARED),
+    "a value is overwritten that others still read": (
+        "s[t] = 1; __syncthreads(); if (s[0] | 1) s[t] = 1;",
+        SHARED,
+    ),
+    "an addition that is not atomic": ("atomicAdd(out, 0); if (t == 9) out[0] = 0;", ""),
+    "two blocks write one value": ("if (t == 0) out[0] = 1;", ""),
+    "a shuffle is no barrier": (
+        "s[t] = 1; __shfl_down_sync(0xffffffff, t, 1); if (s[t / 32 * 32 + 31] | 1) s[64] = 1;",
+        SHARED,
+    ),
+}
+ORDERLY = {
+    "each its own": ("out[64 * blockIdx.x + t] = t;", ""),
+    "a barrier between writing and reading": (
+        "s[t] = t; __syncthreads(); out[64 * blockIdx.x + t] = s[63 - t];",
+        SHARED,
+    ),
+    "atomic additions": ("atomicAdd(out, 1);", ""),
+    "all read one value": ("out[64 * blockIdx.x + t + 1] = out[0];", ""),
+    "a value of before the barrier is overwritten": (
+        "s[t] = t; __syncthreads(); out[64 * blockIdx.x + t] = s[t ^ 1]; "
+        "__syncthreads(); s[t] = 1;",
+        SHARED,
+    ),
+    "shared memory is used again by the next block": (
+        "if (t == int(blockIdx.x)) s[0] = 1;",
+        SHARED,
+    ),
+}
+
+
+def launch_watched(tmp_path, kernel):
+    source = tmp_path / "kernel.cu"
+    source.write_text(threads_that(*kernel))
+    module = Emulated(build(source, {}, races=True), 1, 64, True)
+    module.launch("racing", (2, 1), 64, "P", torch.zeros(200, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("kernel", RACES.values(), ids=RACES)
+def test_a_race_is_found_that_changes_no_result(tmp_path, kernel):
+    """The order in which threads and blocks run makes no difference to any of these."""
+    with pytest.raises(RuntimeError, match=r"race: thread \d+ of block [01] \w+"):
+        launch_watched(tmp_path, kernel)
+
+
+@pytest.mark.parametrize("kernel", ORDERLY.values(), ids=ORDERLY)
+def test_orderly_accesses_are_no_race(tmp_path, kernel):
+    launch_watched(tmp_path, kernel)
+
+
+@pytest.mark.parametrize(
+    "dtype, shape",
+    [*zip(DTYPES, [(64, 8, 24), (3, 2, 1001), (40, 51, 7), (130, 8, 24)])],
+    ids=str,
+)
+def test_no_races(dtype, shape):
+    check(*with_zeros(*data(*shape, dtype=dtype)), races=True)
+
+
+@pytest.mark.parametrize("asked", ["input", "coefficients"])
+def test_no_races_for_one_of_the_gradients_and_shared_coefficients(asked):
+    check(*data(33, 16, 24, a_share=8, b_share=2), asked=asked, races=True)
+
+
+def test_no_races_where_inputs_are_huge():
+    check(*huge(torch.float32, 1e6, 8, 8), races=True)
+
+
+@pytest.mark.parametrize("stage", ladder.STAGES)
+def test_no_races_in_the_ladder(stage):
+    g, x, a, b = data(257, 3, 24)
+    with emulation(ordered=stage == "stage5_two_stages", races=True):
+        ladder.forward(x, a, b)
+        ladder.backward(stage, g, x, a, b)

@@ -26,14 +26,18 @@ BACKWARD_B = "b_share) * N;\n    load(a, b, numerator, denominator);\n    if"
 
 MUTANTS = [
     # signs
-    ("t < 0 ? -F : F", "t < 0 ? F : -F"),
-    ("t < 0 ? -F : F", "t <= 0 ? -F : F"),
+    ("odd = times_sign(g_over_Q, t)", "odd = g_over_Q"),
+    ("odd = times_sign(g_over_Q, t)", "odd = times_sign(g_over_Q, -t)"),
+    ("__float_as_uint(x + 0)", "__float_as_uint(x)"),
+    ("k % 2 ? odd", "k % 2 == 0 ? odd"),
+    ("g_over_Q) * power", "odd) * power"),
     ("< 0 ? total : -total", "< 0 ? -total : total"),
     ("< 0 ? total : -total", "<= 0 ? total : -total"),
-    ("(dP - (t", "(dP + (t"),
+    ("dP - odd * (", "dP + odd * ("),
+    ("dP - odd * (", "dP - g_over_Q * ("),
     ("fabs(t), derivative)", "t, derivative)"),
     ("fabs(t), dQ)", "t, dQ)"),
-    ("b_term *= fabs(x)", "b_term *= x"),
+    ("z = fabs(x);\n    Real power", "z = x;\n    Real power"),
     ("= fabs(b[", "= (b["),
     # bounds
     ("offset < end", "offset <= end"),
@@ -50,8 +54,10 @@ MUTANTS = [
     ("lane = rank; lane < lanes;", "lane = rank; lane < lanes - 1;"),
     ("lane = rank; lane < lanes; lane += team", "lane = rank; lane < lanes; lane += WARP"),
     ("unsigned warp = 1;", "unsigned warp = 2;"),
-    ("i <= M; i++) {", "i < M; i++) {"),
-    ("j <= N; j++) {", "j < N; j++) {"),
+    ("if (k <= M)", "if (k < M)"),
+    ("if (k <= N)", "if (k < N)"),
+    ("k <= M || k <= N", "k <= N"),
+    ("b_term = g_over_Q * F,", "b_term = g_over_Q + F,"),
     ("i = K - 1; i >= 0", "i = K - 1; i > 0"),
     ("first < items;", "first < group_tile;"),
     ("valid = item < items && group < groups", "valid = item < items"),
@@ -90,8 +96,8 @@ MUTANTS_OF_ONE_GRADIENT = [
     (IF_COEFFICIENTS + " {\n" + 20 * " " + "if", IF_INPUT + " {\n" + 20 * " " + "if"),
     (IF_COEFFICIENTS + " {\n        for", IF_INPUT + " {\n        for"),
     (IF_COEFFICIENTS + " {\n#pragma", IF_INPUT + " {\n#pragma"),
-    ("t < 0 ? -F : F", "t < 0 ? F : -F"),
-    ("b_term *= fabs(x)", "b_term *= x"),
+    ("dP - odd * (", "dP + odd * ("),
+    ("z = fabs(x);\n    Real power", "z = x;\n    Real power"),
     ("__syncthreads();\n        add_up_block", "        add_up_block"),
 ]
 

@@ -10,12 +10,14 @@ import locale
 import shutil
 import struct
 import subprocess
+import sys
 import types
 import warnings
 
 import pytest
 import torch
 
+import katlib
 import katlib.cuda
 from katlib.cuda import compiler, definitions, driver, jit, ladder, plan, sass, vector_width
 
@@ -143,7 +145,7 @@ extern "C" {
 char record[4096];
 // the arguments of the last launch
 char buffer[256];
-static void *context;
+void *context;
 static void note(const char *format, ...) {
     va_list list;
     va_start(list, format);
@@ -155,7 +157,9 @@ int cuDevicePrimaryCtxRetain(void **made, int device) {
     *made = (void *)(0x7fff00000000 + device);
     return 0;
 }
-int cuCtxPushCurrent_v2(void *c) { context = c; return 0; }
+int pushes;
+int cuCtxPushCurrent_v2(void *c) { context = c; pushes++; return 0; }
+int cuCtxGetCurrent(void **c) { *c = context; return 0; }
 int cuCtxPopCurrent_v2(void **c) { *c = context; context = 0; return 0; }
 int cuModuleLoadData(void **module, const void *image) {
     *module = (void *)0x7fff10000000;
@@ -201,6 +205,8 @@ class Recorder:
     def __init__(self, library):
         self.record = (ctypes.c_char * 4096).in_dll(library, "record")
         self.buffer = (ctypes.c_char * 256).in_dll(library, "buffer")
+        self.context = ctypes.c_void_p.in_dll(library, "context")
+        self.pushes = ctypes.c_int.in_dll(library, "pushes")
         self.module = driver.Module(CODE, 1)
         self.loading = self.lines()
 
@@ -321,6 +327,107 @@ def test_an_error_of_the_driver_is_raised(recorder):
         driver.Module(b"code\0.text.another\0", 1)
 
 
+PRIMARY_CONTEXT, ANOTHER_CONTEXT = 0x7FFF0000000B, 0x7FFF00000001
+
+
+@needs_compiler
+@pytest.mark.parametrize("current, pushes", [(PRIMARY_CONTEXT, 0), (ANOTHER_CONTEXT, 1), (None, 1)])
+def test_a_context_that_is_current_is_not_pushed(recorder, tensors, current, pushes):
+    _, *others = tensors
+    recorder.context.value, recorder.pushes.value = current, 0
+    katlib.cuda.forward(*others)
+    assert recorder.pushes.value == pushes
+    assert recorder.lines()[0].endswith("in 0x7fff0000000b")
+
+
+# ---- What a call costs the host
+
+
+class Calls:
+    """Counts the functions that katlib's code calls: what a call costs the host, whatever else the
+    machine does."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, frame, event, argument):
+        if event in ("call", "c_call") and frame.f_code.co_filename.startswith(PACKAGE):
+            self.count += 1
+
+
+PACKAGE = str(katlib.cuda.SOURCE.parents[1])
+
+
+def count_calls(function):
+    """The calls of a function that has run before."""
+    function()
+    calls, before = Calls(), sys.getprofile()
+    sys.setprofile(calls)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return calls.count
+
+
+@pytest.fixture
+def through_the_operator(recorder, monkeypatch):
+    """`katlib.rational` of CPU tensors goes to the CUDA backend."""
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(katlib.cpu, name, getattr(katlib.cuda, name))
+    return recorder
+
+
+@needs_compiler
+def test_the_budget_of_a_call_of_forward(through_the_operator, tensors):
+    """Of all of it, from katlib.rational to the driver."""
+    _, x, a, b, _ = tensors
+    x = x.flatten(1)
+    assert count_calls(lambda: katlib.rational(x, a, b)) <= 60
+    assert "launch" in through_the_operator.lines()[-1]
+
+
+@needs_compiler
+def test_the_budget_of_a_call_of_backward(through_the_operator, tensors):
+    g, *leaves, _ = (t.flatten(1) if torch.is_tensor(t) else t for t in tensors)
+    y = katlib.rational(*(t.requires_grad_() for t in leaves))
+    gradients = functools.partial(torch.autograd.grad, y, leaves, g, retain_graph=True)
+    assert count_calls(gradients) <= 80
+    assert "launch" in through_the_operator.lines()[-1]
+
+
+@needs_compiler
+def test_tensors_of_one_kind_are_checked_once(recorder, tensors, monkeypatch):
+    checked = []
+    monkeypatch.setattr(katlib.cuda, "_check", lambda *arguments: checked.append(arguments))
+    for _ in range(3):
+        katlib.cuda.forward(*tensors[1:])
+        katlib.cuda.backward(*tensors)
+    assert len(checked) == 2
+
+
+@needs_compiler
+def test_a_misaligned_tensor_is_of_another_kind(recorder, tensors):
+    """Its packs are narrower: 2 of its 24 channels and not 4, so it has 12 packs and not 6."""
+    _, x, a, b, shape = tensors
+    shifted = torch.empty(x.numel() + 2)[2:].view_as(x)
+    packs = []
+    for t in (x, shifted, x):
+        katlib.cuda.forward(t, a, b, shape)
+        packs.append(recorder.arguments("PPPPiiiiiii")[6])
+    assert packs == [6, 12, 6]
+
+
+@needs_compiler
+def test_what_was_prepared_is_forgotten_before_it_is_too_much(recorder, monkeypatch):
+    monkeypatch.setattr(katlib.cuda, "MOST_PREPARED", 5)
+    a, b = torch.randn(1, 6), torch.randn(1, 4)
+    for rows in range(1, 20):
+        katlib.cuda.forward(torch.randn(rows, 8), a, b, (rows, 1, 8))
+    assert len(katlib.cuda._prepared) <= 5
+    assert len(recorder.lines()) == 19
+
+
 # ---- Wrong tensors
 
 
@@ -354,6 +461,15 @@ WRONG = {
 def test_wrong_tensors_do_not_reach_the_kernel(wrong):
     with pytest.raises(ValueError, match="given: torch"):
         katlib.cuda.forward(*WRONG[wrong](*good()), (4, 2, 8))
+
+
+@needs_compiler
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_tensors_are_refused_after_good_ones_too(recorder, wrong):
+    katlib.cuda.forward(*good(), (4, 2, 8))
+    with pytest.raises(ValueError, match="given: torch"):
+        katlib.cuda.forward(*WRONG[wrong](*good()), (4, 2, 8))
+    assert len(recorder.lines()) == 1
 
 
 @pytest.mark.parametrize(
