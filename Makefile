@@ -33,9 +33,9 @@ pdf: book ## print the whole book as one PDF, build/the-kat-book.pdf; needs Chro
 student: ## the notebooks without their solutions, for class, in build/student
 	$(PYTHON) book/_ext/notebooks.py student
 
-lint: $(INSTALLED) ## ruff: errors and layout; mypy: the package's types
+lint: $(INSTALLED) ## ruff: errors, encodings and layout; mypy: the package's types
 	$(BIN)/ruff check
-	$(BIN)/ruff check --preview --select PLW1514        # a file that is read or written names its encoding
+	$(BIN)/ruff check --preview --select PLW1514
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
