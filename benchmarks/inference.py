@@ -7,12 +7,14 @@ file; on a GPU in bfloat16. Writes results/inference-DEVICE.json.
 """
 
 import argparse
+import contextlib
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import fake_gpu
 import torch
 from model import MLP_OF_TITLE, MODELS, build
 from timing import quantiles, ratio, slug, store, turns
@@ -111,21 +113,33 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 64])
     parser.add_argument("--rounds", type=int, default=20)
-    return parser.parse_args()
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run all of it at toy size on a GPU that is not there; keep it apart",
+    )
+    options = parser.parse_args()
+    if options.dry_run:
+        options.device, options.rounds = "cuda", 2
+    return options
+
+
+def measure_all(options: argparse.Namespace, device: torch.device) -> None:
+    """Measures a row for each batch size; stores after each what there is until then."""
+    name = options.model or ("nano" if device.type == "cpu" or options.dry_run else "T")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    what = "inference, KAT and the same ViT with GELU MLPs"
+    rows = []
+    for batch in [1, 2] if options.dry_run else options.batch:
+        rows.append(measure(name, batch, device, dtype, options.rounds))
+        print_row(rows[-1])
+        store(f"inference-{slug(device)}", what, device, options.rounds, rows)
 
 
 def main() -> None:
     options = parse_arguments()
-    device = torch.device(options.device)
-    on_cpu = device.type == "cpu"
-    name = options.model or ("nano" if on_cpu else "T")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    what = "inference, KAT and the same ViT with GELU MLPs"
-    rows = []
-    for batch in options.batch:
-        rows.append(measure(name, batch, device, dtype, options.rounds))
-        print_row(rows[-1])
-        store(f"inference-{slug(device)}", what, device, options.rounds, rows)
+    with fake_gpu.rehearsal() if options.dry_run else contextlib.nullcontext():
+        measure_all(options, torch.device(options.device))
 
 
 if __name__ == "__main__":

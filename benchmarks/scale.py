@@ -9,17 +9,19 @@ itself. Writes results/scale-DEVICE.json.
 """
 
 import argparse
+import contextlib
 import ctypes
 import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import fake_gpu
 import torch
 from model import MLP_OF_TITLE, MODELS, build, random_batch, training_step
 from timing import M_MMAP_THRESHOLD, keep_memory, quantiles, ratio, slug, store, turns
@@ -46,6 +48,9 @@ PARALLEL = {
 TINY = Architecture(
     img_size=32, patch_size=32, embed_dim=16, depth=4, num_heads=2, num_classes=10, mlp="mlp"
 )
+
+# the side of the square matrices whose product gives the peak
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 
 # the machine's speeds are measured in this many rounds
 SPEED_ROUNDS = 15
@@ -91,7 +96,7 @@ def tiny_step(device: torch.device) -> Callable[[], None]:
 def measure_machine(device: torch.device) -> dict:
     """The machine of the cost model, `katlib.book.cost.Machine`, and the dtype it computes in."""
     on_cpu = device.type == "cpu"
-    size, dtype = (2048, torch.float32) if on_cpu else (8192, torch.bfloat16)
+    size, dtype = PRODUCT_SIZE[device.type], torch.float32 if on_cpu else torch.bfloat16
     A, B, product = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(3))
     source = torch.randn(128 * 197, 768, device=device)
     target = torch.empty_like(source)
@@ -149,21 +154,19 @@ def print_machine(row: dict) -> None:
 # ---- training steps and their memory
 
 
-def measure_steps(device: torch.device, rounds: int) -> list[dict]:
+def measure_steps(device: torch.device, rounds: int) -> Iterator[dict]:
     """A row for each model and batch size of `STEPS`."""
-    rows = []
     for name, batch in STEPS[device.type]:
-        rows.append(measure_step(name, batch, device, rounds))
-        print_step(rows[-1])
-    return rows
+        row = measure_step(name, batch, device, rounds)
+        print_step(row)
+        yield row
 
 
 def measure_step(name: str, batch: int, device: torch.device, rounds: int) -> dict:
     ways = {title: new_step(name, mlp, batch, device) for title, mlp in MLP_OF_TITLE.items()}
     times = turns(ways, device, rounds, warmup=2)
     memory = {
-        title: in_a_process_of_its_own(peak_bytes, name, mlp, batch, device.type)
-        for title, mlp in MLP_OF_TITLE.items()
+        title: peak_bytes(name, mlp, batch, device.type) for title, mlp in MLP_OF_TITLE.items()
     }
     return {
         "kind": "step",
@@ -195,7 +198,8 @@ def in_a_process_of_its_own(function: Callable[..., int], *arguments) -> int:
 def peak_bytes(name: str, mlp: str, batch: int, device_type: str) -> int:
     """The most memory that a training step takes, with model and optimizer."""
     if device_type == "cpu":
-        return peak_bytes_on_cpu(name, mlp, batch)
+        return in_a_process_of_its_own(peak_bytes_on_cpu, name, mlp, batch)
+    # CUDA's allocator knows what was there before; a process would have to load torch again
     return peak_bytes_on_gpu(name, mlp, batch)
 
 
@@ -362,7 +366,40 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=9)
-    return parser.parse_args()
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run all of it at toy size on a GPU that is not there; keep it apart",
+    )
+    options = parser.parse_args()
+    if options.dry_run:
+        options.device, options.rounds = "cuda", 2
+    return options
+
+
+def toy_sizes() -> None:
+    """Makes everything so small that a CPU measures it in seconds."""
+    global PRODUCT_SIZE, SPEED_ROUNDS
+    PRODUCT_SIZE = dict.fromkeys(PRODUCT_SIZE, 64)
+    SPEED_ROUNDS = 2
+    STEPS["cuda"] = [("nano", 2)]
+
+
+def measure_all(options: argparse.Namespace, device: torch.device) -> None:
+    """Measures all rows; stores after each what there is until then."""
+    what = "training steps beside the cost model's inputs; data parallelism on two processes"
+    rows = []
+    for row in all_rows(device, options.rounds):
+        rows.append(row)
+        store(f"scale-{slug(device)}", what, device, options.rounds, rows)
+
+
+def all_rows(device: torch.device, rounds: int) -> Iterator[dict]:
+    machine = measure_machine(device)
+    print_machine(machine)
+    yield machine
+    yield from measure_steps(device, rounds)
+    yield from measure_parallel(device, rounds)
 
 
 def main() -> None:
@@ -372,13 +409,10 @@ def main() -> None:
         if sys.platform != "linux":
             sys.exit("memory on a CPU is measured as Linux tells it")
         keep_memory()
-    name = f"scale-{slug(device)}"
-    what = "training steps beside the cost model's inputs; data parallelism on two processes"
-    rows = [measure_machine(device)]
-    print_machine(rows[0])
-    for measure in (measure_steps, measure_parallel):
-        rows += measure(device, options.rounds)
-        store(name, what, device, options.rounds, rows)
+    if options.dry_run:
+        toy_sizes()
+    with fake_gpu.rehearsal() if options.dry_run else contextlib.nullcontext():
+        measure_all(options, device)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The benchmarks' own machinery, and the smallest run of what they measure.
 
-Tested are: which way takes part in which round, what a result says about where it comes from, and
-that no step for a GPU can spoil the others.
+Tested are: which way takes part in which round, and what a result says about where it comes from.
 """
 
 import contextlib
@@ -13,9 +12,11 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import fake_gpu
 import gpu
 import inference
 import kernel
@@ -26,11 +27,17 @@ import scale
 import study
 import timing
 import torch
+import variants
+from emulator.checking import check
+from oracle import data, with_zeros
 
+import katlib.cuda
 from katlib.book.results import FOLDER
+from katlib.cuda import jit, sass
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="the emulator needs g++")
 
 
 # ---- timing
@@ -118,6 +125,159 @@ def test_a_stored_result_says_where_and_when_it_was_measured(tmp_path, monkeypat
     ]
     assert (record["what"], record["rounds"], record["rows"]) == ("a thing", 7, [{"ms": 1.0}])
     assert capsys.readouterr().out == "written to results/thing-cpu.json\n"
+
+
+@pytest.mark.parametrize(
+    "key, value", [("commit", "another"), ("torch", "1.0"), ("device_name", "another")]
+)
+def test_only_rows_measured_here_and_now_are_added_to(key, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing, "RESULTS", tmp_path)
+    timing.store("thing-cpu", "a thing", CPU, 7, [{"ms": 1.0}])
+    assert timing.stored_rows("thing-cpu", CPU) == [{"ms": 1.0}]
+    path = tmp_path / "thing-cpu.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert timing.stored_rows("thing-cpu", CPU) == []
+    assert "written anew" in capsys.readouterr().out
+
+
+def test_without_a_file_there_are_no_stored_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "RESULTS", tmp_path)
+    assert timing.stored_rows("thing-cpu", CPU) == []
+
+
+# ---- timing on a GPU, by the clocks of one that is not there
+
+MICROSECOND = 1e-6
+FLUSH_US = 90
+
+
+@pytest.fixture
+def chip(monkeypatch):
+    """A GPU on which time passes only where a test says so."""
+    chip = fake_gpu.FakeGpu()
+    monkeypatch.setattr(torch.cuda, "Event", chip.event)
+    monkeypatch.setattr(torch.cuda, "_sleep", chip.sleep)
+    monkeypatch.setattr(torch.cuda, "synchronize", chip.synchronize)
+    monkeypatch.setattr(timing, "perf_counter", chip.now)
+    flush = SimpleNamespace(zero_=lambda: chip.queue(FLUSH_US * MICROSECOND))
+    monkeypatch.setattr(torch, "empty", lambda *sizes, **options: flush)
+    return chip
+
+
+def call(chip, host_us, device_us):
+    """A call of two kernels that keeps the host and the device so long."""
+
+    def run():
+        for _ in range(2):
+            chip.keep_host(host_us / 2 * MICROSECOND)
+            chip.queue(device_us / 2 * MICROSECOND)
+
+    return run
+
+
+def measured_us(run, rounds=6):
+    """The microseconds of a call in each round."""
+    return [1e3 * ms for ms in timing.turns({"call": run}, CUDA, rounds=rounds)["call"]]
+
+
+@pytest.fixture
+def without_sleep(monkeypatch):
+    """What is measured if the device begins as soon as it can."""
+    monkeypatch.setattr(timing, "sleep", lambda cycles: None)
+    monkeypatch.setattr(timing, "_cycles_per_ms", lambda device: 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:call. its time holds the host's")
+def test_without_a_sleep_a_slow_host_would_be_timed(chip, without_sleep):
+    """What makes the sleep necessary: 150 us of Python pass for a kernel of 20."""
+    microseconds = measured_us(call(chip, host_us=150, device_us=20))
+    assert all(t > 60 for t in microseconds)
+
+
+@pytest.mark.parametrize("host_us", [1, 46, 150, 5_000, 100_000])
+def test_the_time_is_the_devices_however_slow_the_host_is(chip, host_us):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        microseconds = measured_us(call(chip, host_us, device_us=20))
+    assert microseconds == pytest.approx([20] * 6, rel=1e-3)
+
+
+def test_a_call_that_is_compiled_first_is_timed_without_the_compiler(chip):
+    to_compile = [30.0]
+
+    def run():
+        chip.keep_host(to_compile.pop() if to_compile else 40 * MICROSECOND)
+        chip.queue(20 * MICROSECOND)
+
+    assert measured_us(run) == pytest.approx([20] * 6, rel=1e-3)
+
+
+def test_the_device_sleeps_at_least_twice_as_long_as_the_host_needs(chip, monkeypatch):
+    sleeps = []
+    monkeypatch.setattr(timing, "_cycles_per_ms", lambda device: 1e-3 * fake_gpu.CYCLES_PER_SECOND)
+    monkeypatch.setattr(timing, "sleep", lambda cycles: (sleeps.append(cycles), chip.sleep(cycles)))
+    measured_us(call(chip, host_us=400, device_us=20))
+    seconds = [cycles / fake_gpu.CYCLES_PER_SECOND for cycles in sleeps]
+    assert all(2 * 400 <= s / MICROSECOND + 1 < 10 * 400 for s in seconds)
+
+
+def test_a_device_whose_clock_has_risen_since_sleeps_longer(chip, monkeypatch):
+    """An idle one measures its cycles at a sixth of the rate, so the first sleeps are short."""
+    monkeypatch.setattr(
+        timing, "_cycles_per_ms", lambda device: 1e-3 * fake_gpu.CYCLES_PER_SECOND / 6
+    )
+    assert measured_us(call(chip, 5_000, 20)) == pytest.approx([20] * 6, rel=1e-3)
+
+
+def test_a_call_that_waits_for_the_device_is_named_and_costs_little(chip):
+    def run():
+        call(chip, host_us=40, device_us=20)()
+        chip.synchronize()
+
+    with pytest.warns(UserWarning, match="call: its time holds the host's") as warned:
+        measured_us(run, rounds=50)
+    assert len(warned) == 1
+    # it was tried with longer sleeps at its first call only
+    assert chip.now() < 0.5
+
+
+def test_the_hosts_time_is_that_of_python_alone(chip):
+    run = call(chip, host_us=46, device_us=10_000)
+    assert timing.host_microseconds(run, CUDA, rounds=5) == pytest.approx(46)
+
+
+# ---- the clocks of the chapters
+
+
+def functions_of(notebook, name):
+    """What the cell that defines this function defines; the cell is run without its outputs."""
+    cells = json.loads((ROOT / f"notebooks/{notebook}.ipynb").read_text())["cells"]
+    (source,) = (s for cell in cells if f"def {name}(" in (s := "".join(cell["source"])))
+    names = {"torch": torch, "time": SimpleNamespace(perf_counter=timing.perf_counter)}
+    exec(source.split("\nif torch.cuda")[0], names)
+    return names
+
+
+@pytest.mark.parametrize("host_us", [46, 5_000])
+def test_chapter_9_times_the_gpu_and_not_python(chip, host_us):
+    names = functions_of("09_roofline", "clock")
+    names["device"] = CUDA
+    times = names["clock"]({"call": call(chip, host_us, device_us=20)})
+    assert times["call"] == pytest.approx([20 * MICROSECOND] * 9, rel=1e-3)
+
+
+def test_chapter_9_times_a_cpu_by_the_hosts_clock(chip):
+    names = functions_of("09_roofline", "clock")
+    names["device"] = CPU
+    times = names["clock"]({"call": call(chip, host_us=46, device_us=20)})
+    assert times["call"] == pytest.approx([46 * MICROSECOND] * 9)
+
+
+@pytest.mark.parametrize("host_us", [46, 5_000])
+def test_chapter_10_times_the_gpu_and_not_python(chip, host_us):
+    names = functions_of("10_kernel_ladder", "time_stages")
+    milliseconds = names["gpu_milliseconds"](call(chip, host_us, device_us=20))
+    assert milliseconds == pytest.approx(0.02, rel=1e-3)
 
 
 # ---- the commit that a result names
@@ -210,142 +370,6 @@ def test_benchmarks_write_where_the_book_reads():
     assert timing.RESULTS == FOLDER
 
 
-# ---- the steps for a GPU
-
-
-def pretend(monkeypatch, project: Path, steps: dict[str, gpu.Step]) -> None:
-    """Makes this folder the project, in which steps may write results, as if there were a GPU."""
-    old_result = project / "results/old.json"
-    old_result.parent.mkdir()
-    old_result.write_text("{}")
-    os.utime(old_result, (1, 1))
-    monkeypatch.setattr(gpu, "ROOT", project)
-    monkeypatch.setattr(gpu, "STEPS", steps)
-    monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-
-
-def program(text: str, seconds: float = 30, checked_by: tuple[str, ...] = ()) -> gpu.Step:
-    return gpu.Step(seconds, ("-c", text), checked_by)
-
-
-MEASURES_AND_HANGS = """
-import json, time
-json.dump([1], open('results/measured.json', 'w'))
-print('measured', flush=True)
-time.sleep(60)
-"""
-PRINTS_ITS_PATH = """
-import os
-print('the path has the project:', os.environ['PYTHONPATH'].split(os.pathsep)[0])
-"""
-
-
-MIXED_STEPS = {
-    "fails": program("raise SystemExit(3)"),
-    "hangs": program(MEASURES_AND_HANGS, seconds=4),
-    "checker": program("print('never')", checked_by=("compute-sanitizer",)),
-    "works": program(PRINTS_ITS_PATH),
-}
-
-
-@pytest.fixture(scope="module")
-def all_taken(tmp_path_factory):
-    """What is left of taking all steps, of which one fails, one hangs and one cannot be taken."""
-    project = tmp_path_factory.mktemp("project")
-    out = project / "out"
-    printed = io.StringIO()
-    started = time.monotonic()
-    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(printed):
-        pretend(monkeypatch, project, MIXED_STEPS)
-        status = gpu.main(["--out", str(out)])
-    return SimpleNamespace(
-        status=status,
-        seconds=time.monotonic() - started,
-        out=out,
-        log=(out / "gpu.log").read_text(),
-        table=[line.split(maxsplit=3) for line in printed.getvalue().splitlines()[-4:]],
-        project=project,
-    )
-
-
-@pytest.mark.slow
-def test_steps_go_on_past_what_fails_hangs_or_is_missing(all_taken):
-    assert [(name, how) for name, _, _, how in all_taken.table] == [
-        ("fails", "failed with 3"),
-        ("hangs", "stopped after 4 s"),
-        ("checker", "left out: there is no compute-sanitizer"),
-        ("works", "passed"),
-    ]
-    assert all_taken.seconds < 30
-
-
-@pytest.mark.slow
-def test_a_step_that_failed_makes_the_whole_fail(all_taken):
-    assert all_taken.status == 1
-
-
-@pytest.mark.slow
-def test_what_a_stopped_step_had_measured_is_kept(all_taken):
-    assert json.loads((all_taken.out / "measured.json").read_text()) == [1]
-
-
-@pytest.mark.slow
-def test_only_the_log_and_new_results_are_copied(all_taken):
-    names = sorted(path.name for path in all_taken.out.iterdir())
-    assert names == ["gpu.log", "measured.json"]
-
-
-@pytest.mark.slow
-def test_the_log_has_what_was_printed_and_how_steps_ended(all_taken):
-    assert "measured\n" in all_taken.log
-    assert "stopped after 4 s" in all_taken.log
-
-
-@pytest.mark.slow
-def test_a_step_finds_the_project(all_taken):
-    assert f"the path has the project: {all_taken.project}\n" in all_taken.log
-
-
-def test_a_step_that_is_left_out_is_no_failure(tmp_path, monkeypatch):
-    pretend(monkeypatch, tmp_path, MIXED_STEPS)
-    assert gpu.main(["works", "checker", "--out", str(tmp_path / "out")]) == 0
-
-
-def test_no_step_begins_when_the_time_is_over(tmp_path, monkeypatch, capsys):
-    steps = {name: program("import time; time.sleep(60)") for name in ("first", "second")}
-    pretend(monkeypatch, tmp_path, steps)
-    assert gpu.main(["--seconds", "1"]) == 1
-    first, second = capsys.readouterr().out.splitlines()[-2:]
-    assert first.endswith("stopped after 1 s")
-    assert second.endswith("not begun: no time was left")
-
-
-@pytest.mark.parametrize(
-    "arguments, message", [(["kernal"], "there is no step kernal"), ([], "no CUDA device")]
-)
-def test_the_script_says_what_it_cannot_do(arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        gpu.main(arguments)
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", gpu.STEPS)
-def test_every_step_for_a_gpu_is_there_to_be_run(name):
-    step = gpu.STEPS[name]
-    files = [argument for argument in step.arguments if argument.endswith(".py")]
-    assert len(files) == 1
-    assert (gpu.ROOT / files[0]).exists()
-    assert 0 < step.seconds <= 600
-
-
-def test_a_checker_sees_an_allocation_for_each_tensor():
-    environment = gpu.environment_of(gpu.STEPS["memcheck"])
-    assert environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
-    assert "PYTORCH_NO_CUDA_MEMORY_CACHING" not in gpu.environment_of(gpu.STEPS["tests"])
-
-
 # ---- the benchmarks themselves, at toy size
 
 
@@ -408,6 +432,256 @@ def test_public_kernels_are_left_out_where_they_are_not_installed(capsys):
     kernel.add_peer_ways(ways, case)
     assert not ways
     assert capsys.readouterr().out.count("is left out: ModuleNotFoundError") == 2
+
+
+def test_a_gpu_measures_what_models_have_first_and_what_takes_long_last():
+    jobs = kernel.jobs(CUDA, ["bfloat16", "float32"], ["rows", "compared"])
+    model_rows = [job for job in jobs[:10] if job.shape[0] == 25216]
+    assert {job.shape[1] for job in model_rows} == {192, 384, 768, 1536, 3072}
+    assert {(64, 128), (1, 192), (197, 192)} == {job.shape for job in jobs[10:16]}
+    assert [job.compared for job in jobs] == [False] * 26 + [True] * 2
+
+
+def test_a_gpu_measures_100_million_elements_of_every_width():
+    sizes = [rows * width for rows, width in kernel.LARGE_SHAPES]
+    assert all(1e8 <= size < 1.01e8 for size in sizes)
+
+
+def test_a_cpu_measures_what_it_did():
+    jobs = kernel.jobs(CPU, ["float32"], ["rows", "compared"])
+    assert [job.shape for job in jobs] == list(kernel.CPU_SHAPES)
+    assert all(job.compared for job in jobs)
+
+
+def test_a_row_takes_the_place_of_the_one_before():
+    first, second = ({"shape": [1, 2], "dtype": dtype} for dtype in ("float32", "bfloat16"))
+    rows = [first, second]
+    kernel.put(rows, first | {"new": True})
+    kernel.put(rows, {"shape": [2, 2], "dtype": "float32"})
+    assert [row.get("new") for row in rows] == [True, None, None]
+
+
+def test_a_row_that_does_not_fit_the_memory_does_not_stop_the_others(monkeypatch, capsys):
+    def measure(shape, *arguments):
+        if shape[0] == 197:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"shape": list(shape), "dtype": "float32"}
+
+    stored = []
+    monkeypatch.setattr(kernel, "measure", measure)
+    monkeypatch.setattr(kernel, "CPU_SHAPES", ((8, 16), (197, 16), (9, 16)))
+    monkeypatch.setattr(kernel, "print_row", lambda row: None)
+    monkeypatch.setattr(kernel, "store", lambda *arguments: stored.append(len(arguments[-1])))
+    kernel.run_rows(kernel.parse_arguments(["--device", "cpu", "--dtype", "float32"]), CPU)
+    assert stored == [1, 2]
+    assert "(197, 16) float32 is left out: OutOfMemoryError" in capsys.readouterr().out
+
+
+def test_a_graph_is_compared_with_a_graph():
+    times = {
+        "copy": [1.0] * 3,
+        "gelu": [9.0] * 3,
+        "gelu graph": [2.0] * 3,
+        "katlib graph": [4.0] * 3,
+    }
+    assert kernel.summary("katlib graph", times, 8)["ratio_to_gelu"] == 2
+
+
+# ---- the kernel's benchmark on a GPU that is not there
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    """The results of a dry run with few shapes, and what it printed."""
+    folder, printed = tmp_path_factory.mktemp("rehearsal"), io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(printed):
+        monkeypatch.setattr(fake_gpu, "REHEARSAL", folder)
+        for shapes in ("MODEL_SHAPES", "COMPARED_SHAPES", "VARIANT_SHAPES"):
+            monkeypatch.setattr(kernel, shapes, ((25216, 192),))
+        monkeypatch.setattr(kernel, "SMALL_SHAPES", ((1, 192),))
+        monkeypatch.setattr(kernel, "LARGE_SHAPES", ())
+        dry_run = ["--dry-run", "--dtype", "bfloat16"]
+        kernel.main([*dry_run, "--part", "rows"])
+        kernel.main([*dry_run, "--part", "compared", "--add"])
+        kernel.main([*dry_run, "--variant", "blocks3"])
+    return SimpleNamespace(
+        kernel=json.loads((folder / "kernel-f1.json").read_text()),
+        variants=json.loads((folder / "variants-f1.json").read_text()),
+        printed=printed.getvalue(),
+    )
+
+
+PARTS = ("", " forward", " backward")
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("way", ["gelu", "katlib", "kernel", "gelu graph", "katlib graph"])
+def test_a_dry_run_has_every_way_of_a_gpu(rehearsed, way):
+    for row in rehearsed.kernel["rows"]:
+        assert {way + part for part in PARTS} <= set(row["ways"]) & set(row["host_us"])
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_dry_run_adds_the_ladder_to_the_rows_before(rehearsed):
+    compared, small = rehearsed.kernel["rows"]
+    assert "stage1_global_atomics backward" in compared["ways"]
+    assert "stage1_global_atomics backward" not in small["ways"]
+    assert (compared["shape"], small["shape"]) == ([4, 192], [1, 192])
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_dry_run_computes_what_is_right(rehearsed):
+    for row in rehearsed.kernel["rows"]:
+        assert max(row["error"]["da"], row["error"]["db"]) < 1e-5
+        assert max(row["error"]["y"], row["error"]["dx"]) < 1e-2
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_nothing_but_what_is_not_installed_is_left_out_of_a_dry_run(rehearsed):
+    left_out = [line for line in rehearsed.printed.splitlines() if "left out" in line]
+    assert all("ModuleNotFoundError" in line for line in left_out)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_dry_run_times_a_variant_beside_the_present_kernel(rehearsed):
+    (row,) = rehearsed.variants["rows"]
+    assert list(row["ways"])[1::3] == ["present forward", "blocks3 forward"]
+    assert row["ways"]["present"]["ratio_to_present"] == 1
+    assert row["left_out"] == {}
+    assert "over all 1 rows" in rehearsed.printed
+
+
+def test_a_dry_run_leaves_the_results_alone():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(fake_gpu, "pretend", contextlib.nullcontext)
+        with fake_gpu.rehearsal():
+            assert timing.RESULTS == ROOT / "build/rehearsal"
+    assert timing.RESULTS == FOLDER
+
+
+@needs_compiler
+def test_on_the_fake_gpu_the_operator_runs_the_cuda_kernels():
+    with fake_gpu.pretend():
+        case = kernel.draw_case((4, 192), torch.float32, CUDA)
+        assert case.x.device == torch.device("cuda", 0)
+        assert max(kernel.errors(case).values()) < 1e-5
+        not_permitted = pytest.raises(RuntimeError, match="loading a kernel is not permitted")
+        with not_permitted, torch.cuda.graph(torch.cuda.CUDAGraph()):
+            katlib.rational(case.x.half(), case.a, case.b)
+
+
+# ---- variants of the kernel
+
+
+def edited(tmp_path, name, old, new):
+    """A file with the present kernel, in which this text is replaced."""
+    text = katlib.cuda.SOURCE.read_text()
+    assert text.count(old) == 1
+    path = tmp_path / f"{name}.cu"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@needs_compiler
+def test_a_variant_that_is_wrong_or_does_not_compile_is_named_and_left_out(tmp_path):
+    sign, store = "< 0 ? total : -total", "        y[walk.offset] = out;\n"
+    sources = {
+        "same": edited(tmp_path, "same", sign, sign + " "),
+        "wrong": edited(tmp_path, "wrong", sign, "< 0 ? -total : total"),
+        "nan": edited(tmp_path, "nan", store, f"out.element[0] = TYPE(0.0f / 0.0f);{store}"),
+        "broken": edited(tmp_path, "broken", store, "y[nowhere] = out;"),
+    }
+    with fake_gpu.pretend():
+        right, left_out = kernel.right_ones(
+            sources, kernel.draw_case((4, 192), torch.float32, CUDA)
+        )
+    assert set(right) == {"present", "same"}
+    assert left_out["wrong"].startswith("wrong: ") and left_out["nan"].startswith("wrong: ")
+    assert "nowhere" in left_out["broken"]
+
+
+@pytest.mark.parametrize(
+    "error, is_wrong", [(1e-6, False), (1.9e-3, False), (2.1e-3, True), (math.nan, True)]
+)
+def test_a_variants_error_is_compared_with_the_present_kernels(error, is_wrong):
+    assert kernel.is_wrong({"y": error}, {"y": 1e-3}, torch.bfloat16) == is_wrong
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", variants.VARIANTS)
+def test_a_prepared_variant_computes_what_the_present_kernel_does(name, dtype):
+    source = variants.source_of(name)
+    with variants.in_use(source):
+        check(*with_zeros(*data(257, 8, 24, dtype=dtype)))
+        check(*data(40, 51, 7, dtype=dtype))
+        check(*data(5, 2, 4096, m=6, n=6, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", variants.VARIANTS)
+def test_a_prepared_variant_fits_the_present_kernel(name):
+    text = variants.text_of(name)
+    assert text.startswith(f"// Variant {name} of rational.cu: {variants.VARIANTS[name].what}.")
+    assert text.count('extern "C" __global__') == 3
+
+
+def test_a_variant_whose_lines_are_gone_is_an_error(monkeypatch, tmp_path):
+    bounds = variants.BACKWARD_BOUNDS
+    monkeypatch.setattr(katlib.cuda, "SOURCE", edited(tmp_path, "other", bounds, "void"))
+    with pytest.raises(ValueError, match="blocks3 no longer fits rational"):
+        variants.text_of("blocks3")
+
+
+def test_a_variant_that_does_not_exist_is_an_error():
+    with pytest.raises(ValueError, match="there is no variant blocks7; there are blocks3"):
+        variants.source_of("blocks7")
+
+
+def test_a_file_is_a_variant(tmp_path):
+    path = tmp_path / "mine.cu"
+    path.touch()
+    assert variants.source_of(str(path)) == path
+
+
+def can_count():
+    try:
+        return bool(jit.nvrtc() and sass.cuobjdump())
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_count(), reason="there is no NVRTC or no cuobjdump here")
+@pytest.mark.parametrize("name, most", [("blocks3", 80), ("blocks5", 48), ("streaming", 64)])
+def test_a_variants_registers_are_counted_without_a_gpu(name, most, capsys):
+    kernel.main(["--device", "cpu", "--variant", name, "--dtype", "bfloat16"])
+    present, line = capsys.readouterr().out.splitlines()[1:]
+    assert present.split()[0] == "present"
+    registers = int(line.split()[6])
+    assert line.split()[:2] == [name, "bfloat16"]
+    assert 0.75 * most <= registers <= most
+
+
+@pytest.mark.skipif(not can_count(), reason="there is no NVRTC or no cuobjdump here")
+def test_the_streaming_variant_reads_and_writes_for_one_use(tmp_path):
+    source = variants.source_of("streaming")
+    tensors = torch.empty(0, 1, 8, dtype=torch.bfloat16), torch.empty(1, 6), torch.empty(1, 4)
+    macros = dict(katlib.cuda.definitions(*tensors, width=8, wide=False))
+    cubin = tmp_path / "streaming.cubin"
+    cubin.write_bytes(jit.compile(source, macros, 90))
+    code = subprocess.check_output([sass.cuobjdump(), "--dump-sass", cubin], text=True)
+    # x, and x and g; y, and dx: 16 bytes at once
+    assert code.count("LDG.E.EF.128") == 3
+    assert code.count("STG.E.EF.128") == 2
+
+
+# ---- the benchmarks of models
 
 
 def test_a_training_step_of_both_models_is_timed(toy_model, without_compiling):
@@ -483,7 +757,7 @@ def test_an_unknown_entry_of_the_memory_account_is_an_error():
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux tells it")
 def test_a_larger_batch_takes_more_memory():
     small, large = (
-        scale.in_a_process_of_its_own(scale.peak_bytes, "nano", "mlp", batch, "cpu")
+        scale.peak_bytes("nano", "mlp", batch, "cpu")
         for batch in (2, 32)
     )
     assert 0 < small < large
