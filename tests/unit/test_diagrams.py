@@ -1,0 +1,65 @@
+"""The diagrams of the chapters: each makes a figure."""
+
+import torch
+from matplotlib.figure import Figure
+
+from katlib.book import diagrams_01, diagrams_02, diagrams_03, diagrams_04, diagrams_07, diagrams_08
+from katlib.book.meter import Kernel
+
+
+def test_chapter_1_draws_what_is_learned_and_what_it_costs():
+    curve = torch.tensor([0.0, 1.0, 0.5])
+    assert isinstance(diagrams_01.two_networks(curve), Figure)
+    assert isinstance(diagrams_01.copies(curve, {"a": curve, "b": curve}, curve), Figure)
+    assert isinstance(diagrams_01.prices({"small": 3, "large": 385}, 10), Figure)
+    lines = {"GELU": ([4, 7], torch.rand(2, 5)), "tanh": ([4, 7], torch.rand(2, 5))}
+    assert isinstance(diagrams_01.errors_by_parameters({"a": lines, "b": lines}), Figure)
+
+
+def test_chapter_4_draws_the_complex_plane():
+    a, b = torch.tensor([0.0, 0.5, 0.25]).double(), torch.tensor([0.0, 0.1]).double()
+    assert isinstance(diagrams_04.disc_of_convergence(), Figure)
+    assert isinstance(diagrams_04.planes_and_line(a, a, b), Figure)
+    zeros = {"(2, 2)": [3j, -3j], "(4, 4)": [1j, -1j, 6j, -6j]}
+    assert isinstance(diagrams_04.heights_of_zeros(zeros, zeros), Figure)
+
+
+def test_chapter_2_draws_networks_with_functions_on_their_edges():
+    curve = [0.0, 1.0, 0.5]
+    assert isinstance(diagrams_02.learned_network((curve, curve), curve), Figure)
+    assert isinstance(diagrams_02.mlp_and_kan(), Figure)
+    assert isinstance(diagrams_02.theorem_network([curve] * 10, [curve] * 5), Figure)
+
+
+def test_chapter_2_draws_how_bumps_add_up():
+    pieces = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 1.0]])
+    drawn = diagrams_02.adding_up(torch.tensor([-1.0, 0.0, 1.0]), pieces, at=0.0, lo=-1, hi=1)
+    assert isinstance(drawn, Figure)
+
+
+def test_chapter_8_draws_what_backward_sums_and_keeps():
+    assert isinstance(diagrams_08.shared_coefficient(), Figure)
+    assert isinstance(diagrams_08.two_chains(2, [1, 0, 3]), Figure)
+    assert isinstance(diagrams_08.what_is_kept(), Figure)
+
+
+def test_appendix_4_draws_where_the_bits_go():
+    assert isinstance(diagrams_08.lost_bits(), Figure)
+    assert isinstance(diagrams_08.orders_of_adding(), Figure)
+
+
+def test_chapter_3_draws_trips_to_memory():
+    kernels = [Kernel("aten::sub", 10, 4, 40), Kernel("aten::mul", 10, 80, 40)]
+    stages = {"first": 1, "second": 1}
+    assert isinstance(diagrams_03.passes(kernels, 1, stages, fused=(4, 40)), Figure)
+    rows = [({"x": 4}, "−", {"x - t": 40}), ({"x - t": 40, "B": 40}, "×", {"next B": 40})]
+    assert isinstance(diagrams_03.one_step(rows), Figure)
+    assert isinstance(diagrams_03.shares(("a", "b"), {"bytes": 0.1, "time": 0.8}), Figure)
+
+
+def test_chapter_7_draws_a_random_sum_and_cobwebs():
+    torch.manual_seed(0)
+    assert isinstance(diagrams_07.random_sum(torch.randn(20, 8)), Figure)
+    maps = {"stays": lambda q: q, "leaves": lambda q: 2 * q}
+    starts = {"stays": (0.5,), "leaves": (0.5, 2.0)}
+    assert isinstance(diagrams_07.cobweb(maps, starts, steps=4), Figure)
