@@ -3,7 +3,15 @@
 import torch
 from matplotlib.figure import Figure
 
-from katlib.book import diagrams_01, diagrams_02, diagrams_03, diagrams_04, diagrams_07, diagrams_08
+from katlib.book import (
+    diagrams_01,
+    diagrams_02,
+    diagrams_03,
+    diagrams_04,
+    diagrams_06,
+    diagrams_07,
+    diagrams_08,
+)
 from katlib.book.meter import Kernel
 
 
@@ -63,3 +71,10 @@ def test_chapter_7_draws_a_random_sum_and_cobwebs():
     maps = {"stays": lambda q: q, "leaves": lambda q: 2 * q}
     starts = {"stays": (0.5,), "leaves": (0.5, 2.0)}
     assert isinstance(diagrams_07.cobweb(maps, starts, steps=4), Figure)
+
+
+def test_chapter_6_draws_who_shares_a_function():
+    panels = [("title", "functions", "parameters")] * 3
+    assert isinstance(diagrams_06.ways_to_share(panels), Figure)
+    drawn = diagrams_06.memory(tokens=2, channels=8, groups=2, group_of=lambda i: i // 4)
+    assert isinstance(drawn, Figure)

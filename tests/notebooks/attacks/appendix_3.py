@@ -38,9 +38,7 @@ ATTACKS = {
             "2 t": (with_rule(2, math.sqrt(PI)),),
             "right for homogeneous functions": (with_rule(1, math.sqrt(PI) / 2),),
             "pi without its root": (with_rule(ROOT, PI),),
-            "F not squared": (
-                lambda f: 1 / katlib.gain(lambda z: f(z).abs().sqrt()),
-            ),
+            "F not squared": (lambda f: 1 / katlib.gain(lambda z: f(z).abs().sqrt()),),
         },
     ),
 }

@@ -74,16 +74,16 @@ ATTACKS = {
             "the mean of the gains": (lambda gains: sum(gains) / len(gains),),
             "their geometric mean": (lambda gains: math.prod(gains) ** (1 / len(gains)),),
             "the number of groups left out": (lambda gains: 1 / sum(1 / a for a in gains),),
-            "E[F^2] instead of its inverse": (lambda gains: sum(1 / a for a in gains) / len(gains),),
+            "E[F^2] instead of its inverse": (
+                lambda gains: sum(1 / a for a in gains) / len(gains),
+            ),
             "the root mean square of the gains": (
                 lambda gains: math.sqrt(sum(a * a for a in gains) / len(gains)),
             ),
             "the mean of the stds squared": (
                 lambda gains: (sum(math.sqrt(a) for a in gains) / len(gains)) ** 2,
             ),
-            "amplitudes averaged": (
-                lambda gains: (len(gains) / sum(a**-0.5 for a in gains)) ** 2,
-            ),
+            "amplitudes averaged": (lambda gains: (len(gains) / sum(a**-0.5 for a in gains)) ** 2,),
             "the smallest": (min,),
             "the largest": (max,),
             "the first group": (lambda gains: gains[0],),

@@ -1,0 +1,92 @@
+"""Answers to the exercises of chapter 6."""
+
+import numpy as np
+import torch
+
+from attacks import Attack
+
+
+def counted(d_in, d_out, G, m, n):
+    return d_in * d_out + d_out + (m + 1) + G * n
+
+
+def from_shapes(d_in, d_out, G, m, n):
+    shapes = ((d_out, d_in), (d_out,), (1, m + 1), (G, n))
+    return torch.tensor(sum(int(np.prod(shape)) for shape in shapes))
+
+
+def left_over(C, G):
+    return (C - G) / (C - 1)
+
+
+def by_hand(C, G):
+    """From k = C / G, as the hint has it."""
+    k = C / G
+    return (k - 1) / k * C / (C - 1)
+
+
+def dealt(C, G):
+    """Deals other functions, by another generator."""
+    random = np.random.default_rng(3)
+    functions = random.standard_normal(C)
+    deals = random.permuted(np.tile(functions, (20_000, 1)), axis=1)
+    return deals.reshape(len(deals), G, -1).var(-1).mean() / functions.var()
+
+
+ATTACKS = {
+    "6.1": Attack(
+        right=[
+            (counted,),
+            (from_shapes,),
+            (lambda d, o, G, m, n: float(o * (d + 1) + m + 1 + G * n),),
+        ],
+        wrong={
+            "the given answer": (lambda d, o, G, m, n: d * o,),
+            "without the bias": (lambda d, o, G, m, n: d * o + m + 1 + G * n,),
+            "a bias for each input": (lambda d, o, G, m, n: d * o + d + m + 1 + G * n,),
+            "without the numerator": (lambda d, o, G, m, n: d * o + o + G * n,),
+            "a_0 forgotten": (lambda d, o, G, m, n: d * o + o + m + G * n,),
+            "one denominator": (lambda d, o, G, m, n: d * o + o + m + 1 + n,),
+            "a numerator for each group": (lambda d, o, G, m, n: d * o + o + G * (m + 1 + n),),
+            "the 1 of the denominator": (lambda d, o, G, m, n: d * o + o + m + 1 + G * (n + 1),),
+            "degrees exchanged": (lambda d, o, G, m, n: d * o + o + n + 1 + G * m,),
+            "always (5, 4)": (lambda d, o, G, m, n: d * o + o + 6 + 4 * G,),
+            "always 8 groups": (lambda d, o, G, m, n: d * o + o + m + 1 + 8 * n,),
+            "a function for each edge": (lambda d, o, G, m, n: d * o * (m + 1 + n) + o,),
+            "not a function": (148262,),
+        },
+    ),
+    "6.2": Attack(
+        right=[
+            ([0.5, -0.5], [0.5, 0.5]),
+            (torch.tensor([0.5, -0.5]), np.array([0.5, 0.5])),
+            ((1 / 2, -1 / 2), (0.5001, 0.4999)),
+        ],
+        wrong={
+            "the given answer": ([1.0, 0.0], [1.0, 0.0]),
+            "exchanged": ([0.5, 0.5], [0.5, -0.5]),
+            "not halved": ([1.0, -1.0], [1.0, 1.0]),
+            "the wave upside down": ([-0.5, 0.5], [0.5, 0.5]),
+            "the wave alone": ([0.5, -0.5], [1.0, 0.0]),
+            "the bell alone": ([1.0, 0.0], [0.5, 0.5]),
+            "nothing": ([0.0, 0.0], [0.0, 0.0]),
+            "one number": (0.5, 0.5),
+        },
+    ),
+    "6.3": Attack(
+        right=[(left_over,), (by_hand,), (dealt,), (lambda C, G: 1 - (G - 1) / (C - 1),)],
+        wrong={
+            "the given answer": (lambda C, G: 1 / G,),
+            "with replacement": (lambda C, G: 1 - G / C,),
+            "one less, with replacement": (lambda C, G: 1 - (G - 1) / C,),
+            "the bound in order": (lambda C, G: 1 / G**2,),
+            "its root": (lambda C, G: ((C - G) / (C - 1)) ** 0.5,),
+            "what is gained": (lambda C, G: (G - 1) / (C - 1),),
+            "without C / (C - 1)": (lambda C, G: (C / G - 1) / (C / G),),
+            "upside down": (lambda C, G: (C - 1) / (C - G),),
+            "nothing gained": (lambda C, G: 1.0,),
+            "the given answer at 64 channels": (lambda C, G: (64 - G) / 63,),
+            "not a function": (0.89,),
+        },
+    ),
+}
