@@ -8,6 +8,7 @@ from katlib.book import (
     diagrams_02,
     diagrams_03,
     diagrams_04,
+    diagrams_05,
     diagrams_06,
     diagrams_07,
     diagrams_08,
@@ -43,6 +44,12 @@ def test_chapter_2_draws_how_bumps_add_up():
     pieces = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 1.0]])
     drawn = diagrams_02.adding_up(torch.tensor([-1.0, 0.0, 1.0]), pieces, at=0.0, lo=-1, hi=1)
     assert isinstance(drawn, Figure)
+
+
+def test_chapter_5_draws_denominators():
+    assert isinstance(diagrams_05.folding(), Figure)
+    before, after = [0.0, 0.0, 0.0, 0.01], [0.0, 0.0, 0.0, -0.02]
+    assert isinstance(diagrams_05.one_step(before, after, (0.01, 217.0)), Figure)
 
 
 def test_chapter_8_draws_what_backward_sums_and_keeps():

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+import katlib
 from attacks import Attack
 
 
@@ -13,6 +14,44 @@ def counted(d_in, d_out, G, m, n):
 def from_shapes(d_in, d_out, G, m, n):
     shapes = ((d_out, d_in), (d_out,), (1, m + 1), (G, n))
     return torch.tensor(sum(int(np.prod(shape)) for shape in shapes))
+
+
+def to_neighbours(x, G):
+    return x.unflatten(-1, (-1, G)).transpose(-1, -2).flatten(-2).contiguous()
+
+
+def strided(x, a, b):
+    y = katlib.rational(to_neighbours(x, len(b)), a, b)
+    return y.unflatten(-1, (len(b), -1)).transpose(-1, -2).flatten(-2)
+
+
+def by_index(x, a, b):
+    """With a permutation of the channels and its inverse."""
+    order = torch.arange(x.shape[-1]).view(-1, len(b)).T.flatten()
+    return katlib.rational(x[..., order].contiguous(), a, b)[..., order.argsort()]
+
+
+def by_powers(x, a, b):
+    """Without the package, from the definition; a row of coefficients for each channel."""
+    i = torch.arange(x.shape[-1])
+    a, b = a[i % len(a)], b[i % len(b)].abs()
+    P = sum(a[:, k] * x**k for k in range(a.shape[1]))
+    return P / (1 + sum(b[:, k] * x.abs() ** (k + 1) for k in range(b.shape[1])))
+
+
+def not_put_back(x, a, b):
+    return katlib.rational(to_neighbours(x, len(b)), a, b)
+
+
+def put_back_the_same_way(x, a, b):
+    return to_neighbours(not_put_back(x, a, b), len(b))
+
+
+def rows_and_columns_exchanged(x, a, b):
+    G = len(b)
+    y = x.unflatten(-1, (G, -1)).transpose(-1, -2).flatten(-2).contiguous()
+    y = katlib.rational(y, a, b)
+    return y.unflatten(-1, (-1, G)).transpose(-1, -2).flatten(-2)
 
 
 def left_over(C, G):
@@ -74,6 +113,23 @@ ATTACKS = {
         },
     ),
     "6.3": Attack(
+        right=[(strided,), (by_index,), (by_powers,)],
+        wrong={
+            "the given answer": (katlib.rational,),
+            "not put back": (not_put_back,),
+            "put back the same way": (put_back_the_same_way,),
+            "rows and columns exchanged": (rows_and_columns_exchanged,),
+            "the first numerator for all": (lambda x, a, b: strided(x, a[:1], b),),
+            "the first denominator for all": (
+                lambda x, a, b: strided(x, a, b[:1].expand(b.shape)),
+            ),
+            "always three groups": (lambda x, a, b: by_powers(x, a[:3], b[:3]),),
+            "groups in reverse": (lambda x, a, b: strided(x, a.flip(0), b.flip(0)),),
+            "the input": (lambda x, a, b: x,),
+            "not a function": (3,),
+        },
+    ),
+    "6.4": Attack(
         right=[(left_over,), (by_hand,), (dealt,), (lambda C, G: 1 - (G - 1) / (C - 1),)],
         wrong={
             "the given answer": (lambda C, G: 1 / G,),
