@@ -28,6 +28,7 @@ def test_chapter_1_draws_what_is_learned_and_what_it_costs():
 def test_chapter_4_draws_the_complex_plane():
     a, b = torch.tensor([0.0, 0.5, 0.25]).double(), torch.tensor([0.0, 0.1]).double()
     assert isinstance(diagrams_04.disc_of_convergence(), Figure)
+    assert isinstance(diagrams_04.ellipse_of_convergence(), Figure)
     assert isinstance(diagrams_04.planes_and_line(a, a, b), Figure)
     zeros = {"(2, 2)": [3j, -3j], "(4, 4)": [1j, -1j, 6j, -6j]}
     assert isinstance(diagrams_04.heights_of_zeros(zeros, zeros), Figure)

@@ -1,6 +1,7 @@
 """Chapter 4: Padé approximants, the limits of ratios, their slopes, and the series of Mish."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ def pade_of_exp() -> tuple[list[float], list[float]]:
 
 
 def chebyshev(x):
-    """T_9 on [-3, 3]."""
+    """T_9 on [-3, 3], for which the ratio gets poles on the interval."""
     return torch.from_numpy(Chebyshev.basis(9, domain=[-3, 3])(x.numpy()))
 
 
@@ -62,6 +63,8 @@ ATTACKS = {
         right=[
             ([1, 1 / 2, 1 / 12], [-1 / 2, 1 / 12]),
             pade_of_exp(),
+            ([1, Fraction(1, 2), Fraction(1, 12)], [-Fraction(1, 2), Fraction(1, 12)]),
+            (np.array([1, Fraction(1, 2), Fraction(1, 12)]), np.array([-1 / 2, 1 / 12])),
             (torch.tensor([1, 0.5, 0.0833]), torch.tensor([-0.5, 0.0833])),
         ],
         wrong={
@@ -71,11 +74,18 @@ ATTACKS = {
             "P and Q exchanged": ([1.0, -0.5, 1 / 12], [0.5, 1 / 12]),
             "b of degrees (2, 2), a of degrees (1, 1)": ([1.0, 0.5, 0.0], [-0.5, 1 / 12]),
             "squares instead of a system": ([1.0, 0.5, 1 / 16], [-0.5, 1 / 16]),
+            "with imaginary parts": ([1, 0.5 + 3j, 1 / 12], [-0.5, 1 / 12]),
             "all coefficients in one": ([1.0, 0.5, 1 / 12, -0.5, 1 / 12], []),
         },
     ),
     "4.2": Attack(
-        right=[(ninth_power,), (chebyshev,), (sum_of_powers,), (lambda x: -7 * x**8,)],
+        right=[
+            (ninth_power,),
+            (sum_of_powers,),
+            (lambda x: -7 * x**8,),
+            (lambda x: 1e-14 * x**9,),
+            (lambda x: x**6,),
+        ],
         wrong={
             "the given answer": (lambda x: torch.cos(2 * x),),
             "a power that both have": (lambda x: x**5,),
@@ -84,6 +94,9 @@ ATTACKS = {
             "a wave that neither follows": (lambda x: torch.sin(20 * x),),
             "swish": (F.silu,),
             "a kink": (torch.relu,),
+            "a pole on the interval": (lambda x: torch.cos(3 * x),),
+            "another such pole": (lambda x: torch.sin(3.5 * x),),
+            "such a pole, for a polynomial": (chebyshev,),
             "noise": (torch.randn_like,),
             "zero at the points": (lambda x: torch.zeros_like(x),),
             "too small a part": (lambda x: x + 1e-6 * ninth_power(x),),
@@ -94,7 +107,13 @@ ATTACKS = {
         harmless=("the other sign", "one more", "one less", "twice"),
     ),
     "4.3": Attack(
-        right=[(quotient,), (measured_far_out,), (lambda a, b: [float(a[5] / b[3])] * 2,)],
+        right=[
+            (quotient,),
+            (measured_far_out,),
+            (lambda a, b: [float(a[5] / b[3])] * 2,),
+            (lambda a, b: torch.stack(quotient(a, b)),),
+            (lambda a, b: np.array([float(slope) for slope in quotient(a, b)]),),
+        ],
         wrong={
             "ReLU's": (lambda a, b: (0.0, 1.0),),
             "swish's own fit": (lambda a, b: (0.5, 0.5),),
@@ -104,6 +123,8 @@ ATTACKS = {
             "the numerator alone": (lambda a, b: (a[5], a[5]),),
             "the quotient upside down": (lambda a, b: (b[3] / a[5], b[3] / a[5]),),
             "absolute values": (lambda a, b: (abs(a[5] / b[3]), abs(a[5] / b[3])),),
+            "the absolute value below": (lambda a, b: (a[5] / abs(b[3]),) * 2,),
+            "the two first cases": (lambda a, b: (0.4, 0.4) if a[5] == 2 else (2.4, 2.4),),
             "only one slope": (lambda a, b: a[5] / b[3],),
         },
     ),
@@ -112,6 +133,7 @@ ATTACKS = {
             (math.hypot(math.log(2) / 2, 3 * math.pi / 4),),
             (mish_radius_by_pade(),),
             (2.38,),
+            (2.382,),
             (abs(np.log(-1 + 1j)),),
         ],
         wrong={
@@ -120,6 +142,9 @@ ATTACKS = {
             "the real part alone": (math.log(2) / 2,),
             "u instead of x": (math.sqrt(2),),
             "tanh's": (math.pi / 2,),
+            "a little less": (2.372,),
+            "a hundredth more": (2.39,),
+            "with an imaginary part": (2.38 + 9j,),
             "ln 2 for ln of its root": (math.hypot(math.log(2), 3 * math.pi / 4),),
             "the sum of the parts": (math.log(2) / 2 + 3 * math.pi / 4,),
             "the pole of the other branch": (math.hypot(math.log(2) / 2, 5 * math.pi / 4),),
