@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.image import AxesImage
+from matplotlib.patches import Circle, Ellipse
 from torch import Tensor
 
 from katlib.book import plot
@@ -33,7 +34,7 @@ def polynomial(x: Complex, coefficients: Sequence[float] | Tensor) -> Complex:
 
 def _draw_size(
     ax: Axes, function: Callable[[Complex], Complex], right: float, top: float, fineness: int
-) -> None:
+) -> AxesImage:
     """|function(x)| as a colour for each x with abs(Re x) < right and abs(Im x) < top.
 
     It is computed at `fineness` places to a unit of length.
@@ -43,7 +44,7 @@ def _draw_size(
     with np.errstate(all="ignore"):
         size = np.log10(np.abs(function(real + 1j * imaginary[:, None])))
     size = np.nan_to_num(size, nan=HIGHEST, posinf=HIGHEST, neginf=LOWEST)
-    ax.imshow(
+    image = ax.imshow(
         size,
         extent=(-right, right, -top, top),
         origin="lower",
@@ -55,6 +56,17 @@ def _draw_size(
     ax.axhline(0, color=BLACK, linewidth=0.8)
     ax.grid(visible=False)
     ax.set(xlim=(-right, right), ylim=(-top, top))
+    return image
+
+
+def _draw_scale(image: AxesImage, axes: Axes | list[Axes]) -> None:
+    """Which colour of such a map stands for which |F(x)|."""
+    (ax, *_) = axes if isinstance(axes, list) else [axes]
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    bar = figure.colorbar(image, ax=axes, label="|F(x)|", shrink=0.7, aspect=16)
+    bar.set_ticks([-1, 0, 1], labels=["0.1", "1", "10"])
+    bar.ax.minorticks_off()
 
 
 def _draw_disc(ax: Axes) -> None:
@@ -70,9 +82,9 @@ def _mark(ax: Axes, places: Sequence[complex], marker: str = "x", **options: Any
 
 def disc_of_convergence() -> Figure:
     """|swish(x)| in the complex plane, its poles at ±πi, and the disc between them."""
-    right, top = 9.0, 5.0
-    fig, ax = plot.new_figure(width=6.0, height=3.6)
-    _draw_size(ax, swish, right, top, fineness=16)
+    right, top = 7.5, 5.0
+    fig, ax = plot.new_figure(width=6.4, height=3.6)
+    _draw_scale(_draw_size(ax, swish, right, top, fineness=16), ax)
     _draw_disc(ax)
     _mark(ax, [np.pi * 1j, -np.pi * 1j])
     patch = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
@@ -80,11 +92,11 @@ def disc_of_convergence() -> Figure:
     ax.text(0.55, np.pi + 0.75, "pole at πi", **label)
     ax.text(0.55, -np.pi - 0.75, "pole at −πi", **label)
     ax.text(0, 1.2, "the series\nconverges", ha="center", **label)
-    ax.text(-6.1, 2.4, "it diverges", ha="center", **label)
+    ax.text(-5.6, 2.4, "it diverges", ha="center", **label)
     for x, text in ((np.pi, "π"), (-np.pi, "−π")):
         ax.plot(x, 0, "o", color=BLACK, markersize=6)
         ax.text(x + 0.5 * np.sign(x), -0.7, text, ha="center", **label)
-    ax.text(8.8, 0.6, "the real line", ha="right", **label)
+    ax.text(7.3, 0.6, "the real line", ha="right", **label)
     ax.set(xlabel="real part of x", ylabel="imaginary part of x")
     return fig
 
@@ -115,13 +127,16 @@ def planes_and_line(taylor: Tensor, numerator: Tensor, denominator: Tensor) -> F
         axes = fig.subplot_mosaic([[*names], ["line"] * 3], height_ratios=[1.6, 1])
         for name, function, poles in zip(names, (swish, of_taylor, of_ratio), (own, [], found)):
             ax = axes[name]
-            _draw_size(ax, function, right, top, fineness=8)
+            image = _draw_size(ax, function, right, top, fineness=8)
             _mark(ax, poles)
             ax.set_title(name)
             ax.set(xlabel="real part of x", xticks=[-5, 0, 5])
             ax.set_yticks([k * np.pi for k in (-3, -1, 0, 1, 3)], ["−3π", "−π", "0", "π", "3π"])
             ax.tick_params(labelleft=name == names[0])
+        _draw_scale(image, [axes[name] for name in names])
         axes[names[0]].set_ylabel("imaginary part of x")
+        above = [z for z in np.roots(numerator.tolist()[::-1]).tolist() if abs(z) > 1e-6]
+        _mark(axes[names[2]], above, "o", color=BLACK, fillstyle="none", markersize=7)
         _draw_disc(axes[names[1]])
         _draw_curves(axes["line"], of_taylor, of_ratio)
     return fig
@@ -141,6 +156,34 @@ def _draw_curves(
     ax.text(4.1, 6.3, "swish and Padé", color=BLUE, ha="right")
     ax.set(xlim=(-7.5, 7.5), ylim=(-4, 8), xlabel="x on the real line", ylabel="F(x)")
     ax.set_xticks([-6, -np.pi, 0, np.pi, 6], ["−6", "−π", "0", "π", "6"])
+
+
+def ellipse_of_convergence() -> Figure:
+    """The largest ellipse with foci at ±3 and no pole of swish inside it, and its half axes."""
+    focus, short = 3.0, np.pi
+    long = float(np.hypot(focus, short))
+    fig, ax = plot.new_figure(width=6.0, height=3.7)
+    fill: dict[str, Any] = {"facecolor": "#e8f1f8", "edgecolor": BLUE, "linewidth": 2}
+    for height in (1.0, 2.1):
+        size = 2 * float(np.hypot(focus, height)), 2 * height
+        ax.add_patch(Ellipse((0, 0), *size, fill=False, edgecolor="#9cc3e0", zorder=2))
+    ax.add_patch(Ellipse((0, 0), 2 * long, 2 * short, **fill, zorder=1))
+    ax.plot([-focus, focus], [0, 0], color=BLACK, linewidth=4, solid_capstyle="butt", zorder=3)
+    _mark(ax, [k * np.pi * 1j for k in (-1, 1)])
+    arrow = {"arrowstyle": "<->", "color": VERMILION, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", (0, 0), (0, short), arrowprops=arrow)
+    ax.annotate("", (0, -0.25), (long, -0.25), arrowprops=arrow)
+    ax.text(0.15, 1.55, "half axis π", color=VERMILION, va="center")
+    ax.text(long + 0.2, -0.25, "half axis √(π² + 3²)", color=VERMILION, va="center")
+    ax.text(-1.5, 0.25, "the interval", ha="center")
+    ax.text(0.35, short + 0.45, "pole at πi", va="center")
+    ax.text(0.35, -short - 0.45, "pole at −πi", va="center")
+    ax.set(xlim=(-5.2, 9.2), ylim=(-4.2, 4.2), aspect="equal")
+    ax.set(xlabel="real part of x", ylabel="imaginary part of x")
+    ax.set_xticks([-3, 0, 3], ["−3", "0", "3"])
+    ax.set_yticks([-np.pi, 0, np.pi], ["−π", "0", "π"])
+    ax.grid(visible=False)
+    return fig
 
 
 def heights_of_zeros(

@@ -16,8 +16,10 @@ not give the answer away.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +40,8 @@ def numbers(answer: Any, *shape: int, what: str = "the answer") -> Tensor | None
     """The reader's numbers as a float64 tensor; None, after a word, if they are none.
 
     Args:
-        answer: a number, a list of them, an array or a tensor.
+        answer: a number, a list of them, an array or a tensor; fractions are numbers too, and
+            complex numbers are refused, even those whose imaginary part is 0.
         shape: that it must have: none for a single number, -1 for a size that is free.
         what: what the message calls it.
 
@@ -50,10 +53,14 @@ def numbers(answer: Any, *shape: int, what: str = "the answer") -> Tensor | None
         Not yet: b has a value that is not finite.
     """
     try:
-        given = torch.as_tensor(answer).detach().to("cpu", torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+        given = torch.as_tensor(_without_fractions(answer)).detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         not_yet(f"{what} must be {_describe(shape)}.")
         return None
+    if given.is_complex():
+        not_yet(f"{what} must be real, and it is complex.")
+        return None
+    given = given.to("cpu", torch.float64)
     fits = given.ndim == len(shape) and all(
         size in (-1, n) for size, n in zip(shape, given.shape, strict=True)
     )
@@ -103,7 +110,10 @@ def output(function: Any, *arguments: Any, like: Tensor | None = None) -> Tensor
 
 
 def outputs(function: Any, *arguments: Any, like: tuple[Tensor, ...]) -> list[Tensor] | None:
-    """As `output`, for a function that returns a tuple of tensors of these shapes."""
+    """As `output`, for a function that returns a tuple of tensors of these shapes.
+
+    It may also stack them in one tensor or array.
+    """
     kept: list[Any] = []
 
     def run(*copies: Any) -> float:
@@ -116,6 +126,8 @@ def outputs(function: Any, *arguments: Any, like: tuple[Tensor, ...]) -> list[Te
     if output(run, *arguments) is None:
         return None
     (results,) = kept
+    if isinstance(results, (Tensor, np.ndarray)) and results.ndim > 0:
+        results = list(results)
     if not isinstance(results, (tuple, list)) or len(results) != len(like):
         not_yet(f"your function must return {len(like)} tensors.")
         return None
@@ -127,6 +139,17 @@ def outputs(function: Any, *arguments: Any, like: tuple[Tensor, ...]) -> list[Te
             return None
         tensors.append(tensor)
     return tensors
+
+
+def _without_fractions(answer: Any) -> Any:
+    """The answer with each `Fraction` as a float; torch knows no fractions."""
+    if isinstance(answer, Fraction):
+        return float(answer)
+    if isinstance(answer, (list, tuple)):
+        return [_without_fractions(item) for item in answer]
+    if isinstance(answer, np.ndarray) and answer.dtype == object:
+        return _without_fractions(answer.tolist())
+    return answer
 
 
 def _describe(shape: tuple[int, ...]) -> str:

@@ -1,5 +1,7 @@
 """Answers to the exercises of chapter 2."""
 
+import math
+
 import torch
 
 from attacks import Attack
@@ -29,25 +31,38 @@ SUM_AND_DIFFERENCE = [[identity, identity], [identity, minus]]
 
 ATTACKS = {
     "2.1": Attack(
-        right=[([4, 2, 0],), (torch.tensor([4.0, 2.0, 0.0]),), ((4, 2, 0),)],
+        right=[
+            ([[4, 5, 6, 7], [7, 8], []],),
+            (([7, 5, 4, 6], (8, 7), ()),),
+            ([torch.tensor([4.0, 5.0, 6.0, 7.0]), torch.tensor([7, 8]), torch.tensor([])],),
+        ],
         wrong={
-            "all of them": ([8, 8, 8],),
-            "on the grid only": ([4, 0, 0],),
-            "as if there were no end": ([4, 4, 4],),
-            "the last bump forgotten": ([4, 1, 0],),
-            "hats": ([2, 0, 0],),
-            "the last bump everywhere": ([4, 2, 1],),
-            "one number": (4,),
+            "how many": ([4, 2, 0],),
+            "falsehoods": ([[4, 5, 6, 7], [7, 8], False],),
+            "all of them": ([list(range(1, 9))] * 3,),
+            "one that is not reached": ([[4, 5, 6, 7, 8], [7, 8], []],),
+            "one forgotten": ([[4, 5, 6], [7, 8], []],),
+            "on the grid only": ([[4, 5, 6, 7], [], []],),
+            "the last bump forgotten": ([[4, 5, 6, 7], [7], []],),
+            "the last bump everywhere": ([[4, 5, 6, 7], [7, 8], [8]],),
+            "hats": ([[5, 6], [], []],),
+            "counted from zero": ([[3, 4, 5, 6], [6, 7], []],),
+            "one twice": ([[4, 5, 6, 7, 7], [7, 8], []],),
+            "one list": ([4, 5, 6, 7],),
         },
     ),
     "2.2": Attack(
         right=[
             ([-1.4, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.4],),
             (torch.linspace(-1.4, 1.4, 8),),
-            ([-1.42, -1.0, -0.6, -0.2, 0.2, 0.62, 1.0, 1.38],),
+            ([-1.41, -1.0, -0.6, -0.2, 0.2, 0.61, 1.0, 1.39],),
         ],
         wrong={
             "at the ends of the grid": ([-1, -1, -0.6, -0.2, 0.2, 0.6, 1, 1],),
+            "the outer two not far enough out": (
+                [-1.25, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.25],
+            ),
+            "the outer two nearly there": ([-1.3, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.3],),
             "spread over the grid": (torch.linspace(-1, 1, 8),),
             "without the outer two": ([-1.0, -0.6, -0.2, 0.2, 0.6, 1.0],),
             "falling": (torch.linspace(1.4, -1.4, 8),),
@@ -62,6 +77,9 @@ ATTACKS = {
             ([[nothing, identity], [identity, minus]], [[identity, torch.relu]]),
             # x + relu(y - x)
             (((identity, nothing), (minus, identity)), ((identity, torch.relu),)),
+            # functions of a number, without torch
+            ([[nothing, identity], [identity, minus]], [[identity, lambda t: max(t, 0)]]),
+            (SUM_AND_DIFFERENCE, [[half, lambda t: math.fabs(t) / 2]]),
             # the sum shifted, and the shift undone
             (
                 [[lambda t: t + 3, identity], [minus, identity]],
@@ -96,6 +114,7 @@ ATTACKS = {
             (lambda u, a, s: torch.exp((u - s) / a),),
             (lambda u, a, s: torch.exp(u / a) * torch.exp(torch.tensor(-s / a)),),
             (lambda u, a, s: (u / a - s / a).exp(),),
+            (lambda u, a, s: math.exp((u - s) / a),),
         ],
         wrong={
             "nothing undone": (lambda u, a, s: torch.exp(u),),
@@ -105,6 +124,9 @@ ATTACKS = {
             "scaled once more": (lambda u, a, s: torch.exp(a * u + s),),
             "outside of the exponential": (lambda u, a, s: (torch.exp(u) - s) / a,),
             "the sign of a lost": (lambda u, a, s: torch.exp((u - s) / abs(a)),),
+            "values of its own": (lambda u, a, s: torch.linspace(-1, 2, 12).exp(),),
+            "one value": (lambda u, a, s: math.exp(0.5),),
+            "for one scale": (lambda u, a, s: torch.exp((u - s) / 3),),
         },
     ),
 }
