@@ -73,8 +73,9 @@ sass: $(INSTALLED) ## the CUDA kernel's registers, spills and instructions per e
 coefficients: $(INSTALLED) ## fit the starting points of the rational functions anew
 	$(BIN)/python -c 'from katlib.fit import main; main()'
 
-picture: $(INSTALLED) ## draw the README's picture from the stored run
+picture: $(INSTALLED) ## draw the README's picture from the stored run, and the book's mark from the trained model
 	$(BIN)/python book/_ext/notebooks.py picture
+	$(BIN)/python book/_ext/pictures.py
 
 lines: ## count the lines of the package, and of the part that one reads in an evening
 	$(PYTHON) book/_ext/lines.py

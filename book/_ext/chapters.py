@@ -4,7 +4,8 @@ No page then repeats by hand what a chapter says about itself.
 
 ```{chapters}
 ```
-The map: each chapter's question and run time, by the parts of _toc.yml.
+The map: a card for each chapter with its picture, number, question and run time, by the parts of
+_toc.yml.
 
 ```{status}
 ```
@@ -22,10 +23,14 @@ Every chapter with the chapters that it builds on.
 
 import json
 import re
+from collections.abc import Callable
 from functools import cache
+from html import escape
 from pathlib import Path
 
+import pictures
 import yaml
+from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,12 +129,41 @@ class Chapters(SphinxDirective):
     """The map of the book."""
 
     def run(self):
-        rows = []
-        for caption, chapters in map_of_the_book().items():
-            rows.append(["", f"**{caption}**", ""])
-            for chapter in chapters:
-                rows.append([link(chapter), chapter["question"], duration(chapter["seconds"])])
-        return self.parse_text_to_nodes(table(["chapter", "its question", "runs for"], rows))
+        here, builder = self.env.docname, self.env.app.builder
+
+        def address(chapter: dict) -> str:
+            return builder.get_relative_uri(here, f"notebooks/{chapter['path'].stem}")
+
+        return [nodes.raw("", cards(map_of_the_book(), address), format="html")]
+
+
+def cards(chapters_of: dict[str, list[dict]], address: Callable[[dict], str]) -> str:
+    """The cards of all parts, each part with a heading; every card is one link."""
+    return "".join(
+        part_heading(caption)
+        + f'<ul class="chapter-cards">{"".join(card(c, address(c)) for c in chapters)}</ul>'
+        for caption, chapters in chapters_of.items()
+    )
+
+
+def part_heading(caption: str) -> str:
+    """A heading with a link to itself, as the theme writes it."""
+    anchor = "part-" + re.sub(r"\W+", "-", caption.lower())
+    return (
+        f'<h3 class="chapter-part" id="{anchor}">{escape(caption)}'
+        f'<a class="headerlink" href="#{anchor}" title="Link to this heading">#</a></h3>'
+    )
+
+
+def card(chapter: dict, address: str) -> str:
+    number = chapter["number"]
+    name = f"Appendix {number}" if isinstance(number, str) else f"Chapter {number}"
+    return (
+        f'<li><a class="chapter-card" href="{escape(address)}">{pictures.picture(number)}'
+        f'<span class="chapter-number">{name}</span> '
+        f'<span class="chapter-question">{escape(chapter["question"])}</span> '
+        f'<span class="chapter-time">runs for {duration(chapter["seconds"])}</span></a></li>'
+    )
 
 
 def status() -> str:

@@ -756,10 +756,7 @@ def test_an_unknown_entry_of_the_memory_account_is_an_error():
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux tells it")
 def test_a_larger_batch_takes_more_memory():
-    small, large = (
-        scale.peak_bytes("nano", "mlp", batch, "cpu")
-        for batch in (2, 32)
-    )
+    small, large = (scale.peak_bytes("nano", "mlp", batch, "cpu") for batch in (2, 32))
     assert 0 < small < large
 
 

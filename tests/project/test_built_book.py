@@ -8,8 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = [f"book/{name}" for name in ("intro", "notation", "references")] + [
-    f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    f"notebooks/{path.stem}" for path in NOTEBOOKS
 ]
 LOADED_BY_LINK = ("stylesheet", "preload", "preconnect", "icon", "modulepreload")
 
@@ -26,6 +27,7 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.links: list[str] = []
         self.images: list[dict] = []
+        self.icons: list[str] = []
         self.feed(self.text)
 
     def handle_starttag(self, tag, attributes):
@@ -34,6 +36,8 @@ class Page(HTMLParser):
             self.loads.append(a["src"])
         if tag == "link" and a.get("rel") in LOADED_BY_LINK:
             self.loads.append(a["href"])
+            if "icon" in a["rel"]:
+                self.icons.append(a["href"])
         if tag == "a" and a.get("href"):
             self.links.append(a["href"])
         if tag == "img":
@@ -86,6 +90,18 @@ def test_every_figure_of_the_book_has_a_text_alternative():
     ]
     assert len(figures) >= 4
     assert not [image for image in figures if len(image.get("alt") or "") <= 20]
+
+
+def test_the_mark_is_on_every_page(page):
+    logos = [image["src"] for image in page.images if "logo__image" in image.get("class", "")]
+    assert logos
+    assert page.icons
+    assert all(source.split("?")[0].endswith("/mark.svg") for source in logos + page.icons)
+
+
+def test_the_start_page_leads_to_every_notebook():
+    links = read("book/intro").links
+    assert {f"../notebooks/{path.stem}.html" for path in NOTEBOOKS} <= set(links)
 
 
 def test_citations_are_resolved(page):

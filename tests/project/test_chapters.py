@@ -1,10 +1,13 @@
-"""The table of contents, the map of the chapters, the teaching plan and the status line."""
+"""The table of contents, the chapters' cards, the teaching plan, the status line and the mark."""
 
 import json
 import re
+import statistics
 from pathlib import Path
+from xml.etree import ElementTree
 
 import chapters
+import pictures
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +68,80 @@ def test_the_teaching_plan_has_every_chapter_once_and_in_order(known):
     days = re.findall(r"^\d+: ([\d ]+)\|", plan, re.M)
     planned = [int(number) for numbers in days for number in numbers.split()]
     assert [number for number in planned if number in known] == sorted(known)
+
+
+# ---- the cards
+
+
+def cards_of_the_book() -> dict[str, ElementTree.Element]:
+    """The cards by the address to which each leads."""
+    html = chapters.cards(chapters.map_of_the_book(), lambda chapter: chapter["path"].name)
+    page = ElementTree.fromstring(f"<div>{html}</div>")
+    links = [link for link in page.iter("a") if link.attrib["class"] == "chapter-card"]
+    return {link.attrib["href"]: link for link in links}
+
+
+def test_every_notebook_has_a_card():
+    assert set(cards_of_the_book()) == {path.name for path in NOTEBOOKS}
+
+
+def test_a_card_says_number_question_and_run_time(known):
+    found = cards_of_the_book()
+    for number, chapter in known.items():
+        text = "".join(found[chapter["path"].name].itertext())
+        time = chapters.duration(chapter["seconds"])
+        assert text == f"Chapter {number} {chapter['question']} runs for {time}"
+
+
+def test_a_cards_text_is_text():
+    path = Path("notebooks/99_less.ipynb")
+    chapter = {"number": 99, "question": "Is a < b & c?", "seconds": 1, "path": path}
+    link = ElementTree.fromstring(chapters.card(chapter, "99.html")).find("a")
+    assert "Is a < b & c?" in "".join(link.itertext())
+
+
+def test_every_chapter_has_a_picture_of_its_own(known):
+    drawn = [pictures.picture(number) for number in known]
+    drawn.append(pictures.picture("a page without one"))
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize("chapter", pictures.PICTURES)
+def test_a_picture_is_small_and_nobody_has_to_hear_it(chapter):
+    drawn = pictures.picture(chapter)
+    assert len(drawn) < 4000
+    assert ElementTree.fromstring(drawn).attrib["aria-hidden"] == "true"
+
+
+# ---- the mark
+
+
+def test_the_mark_is_the_one_that_the_code_draws_from_the_trained_model():
+    number = re.compile(r"-?\d+(?:\.\d+)?")
+    drawn, stored = pictures.mark(), pictures.MARK.read_text(encoding="utf-8")
+    assert number.sub("", drawn) == number.sub("", stored)
+    # a last digit may depend on the processor
+    numbers = [float(n) for n in number.findall(stored)]
+    assert [float(n) for n in number.findall(drawn)] == pytest.approx(numbers, abs=0.11)
+
+
+# ---- the numbers of the start page
+
+
+def accuracy(condition: str, seed: int) -> float:
+    folder = "study" if seed < 5 else "study-again"
+    path = ROOT / "results" / folder / f"{condition}-seed{seed}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["test_accuracy"]
+
+
+def test_the_start_page_states_the_studys_difference():
+    points = [100 * (accuracy("kat", seed) - accuracy("mlp", seed)) for seed in range(10)]
+    mean = statistics.mean(points)
+    # Student's t for nine degrees of freedom
+    half = 2.262 * statistics.stdev(points) / 10**0.5
+    text = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+    assert f"the KAT ended {mean:.1f} points ahead" in text
+    assert (mean - half < 0 < mean + half) == ("still contains zero" in text)
 
 
 # ---- the status
