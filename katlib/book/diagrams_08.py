@@ -64,13 +64,13 @@ def shared_coefficient() -> Figure:
     """Left, forward: one coefficient goes to all outputs. Right, backward: a sum comes back."""
     fig, ax = _canvas(6.2, 3.3, (-0.75, 10.35), (-0.4, 4.1))
     for left, title, shared in (
-        (0.0, "forward", "one coefficient a"),
-        (5.6, "backward", "∂L/∂a: one sum"),
+        (0.0, "forward", "one coefficient $a_1$"),
+        (5.6, "backward", "$da_1$: one sum"),
     ):
         forward = left == 0
         ax.text(left + 2.0, 3.9, title, ha="center", va="center", weight="bold")
         _box(ax, (left + 2.0, 3.1), shared, PALE_RED, size=(3.0, 0.55))
-        for place, name in zip((0.0, 1.0, 2.0, 4.0), "123k"):
+        for place, name in zip((0.0, 1.0, 2.0, 4.0), "123N"):
             _element(ax, left + place, name, forward)
             # the coefficient's box is narrower than the row of elements
             shares = (left + 2.0 + 0.5 * (place - 2.0), 2.8), (left + place, 1.68)

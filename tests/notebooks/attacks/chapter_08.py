@@ -93,6 +93,7 @@ ATTACKS = {
         right=[
             ([1, 3], [4, -5], 11),
             (torch.tensor([1.0, 3.0]), (4.0, -5.0), torch.tensor(11.0)),
+            ([1, 3], [4, -5], [11]),
         ],
         wrong={
             "what stands in the exercise": ([0, 0], [0, 0], 0),
@@ -140,6 +141,8 @@ ATTACKS = {
             "only the sum is 0": ([1.0, 2.0, 3.0, -6.0],),
             "only b_1": ([3.0, 4.0, -4.9, -0.9949874371066197],),
             "nearly": ([1.0, -1.0, 2.0, -2.001],),
+            "a large pair hides a small one": ([10.0, -10.0, 0.5, -0.50025],),
+            "too large": ([100, -100, 0.1, -0.10005],),
             "too small": ([1e-5, -1e-5, 2e-5, -3e-5],),
             "three": ([1.0, -1.0, 2.0],),
         },
@@ -160,6 +163,7 @@ ATTACKS = {
             "without the slope": (no_slope,),
             "one sum for all groups": (one_sum,),
             "one row": (first_row,),
+            "the size of s": (lambda g, x, s, slope: scale_by_loop(g, x, s.abs(), slope),),
             "exchanged": (lambda g, x, s, slope: scale_by_loop(g, x, s, slope)[::-1],),
         },
     ),
