@@ -9,7 +9,8 @@ from torch import Tensor
 
 from katlib.book import plot
 
-BLACK, BLUE, VERMILION = plot.PALETTE[:3]
+BLACK, BLUE, VERMILION, GREEN = plot.PALETTE[:4]
+GREY = "#a0a0a0"
 SHOWN_SUMS = 12
 
 
@@ -27,20 +28,22 @@ def random_sum(terms: Tensor) -> Figure:
     sums = torch.cat([torch.zeros(len(terms), 1), terms], 1).cumsum(1)
     count = torch.arange(sums.shape[1])
     deviation = (terms.square().mean() * count).sqrt()
-    for k, line in enumerate(sums[:SHOWN_SUMS]):
-        style = {"color": VERMILION, "linewidth": 1.8, "zorder": 3} if k == 0 else {}
-        walk.plot(count, line, **({"color": BLUE, "linewidth": 0.9, "alpha": 0.7} | style))
+    for line in sums[1:SHOWN_SUMS]:
+        walk.plot(count, line, color=GREY, linewidth=0.9)
+    walk.plot(count, sums[0], color=BLACK, linewidth=1.8)
     for sign in (-2, 2):
-        walk.plot(count, sign * deviation, color=BLACK, linestyle="--", linewidth=1.4)
+        walk.plot(count, sign * deviation, color=GREEN, linestyle="--")
     limit = 4 * deviation[-1].item()
     walk.set(xlabel="terms added so far", ylim=(-limit, limit), xlim=(0, len(count) - 1))
-    walk.set_title("its terms, added one by one", fontsize=11)
-    walk.text(0.03 * len(count), 0.7 * limit, "dashed: ±2 standard deviations", fontsize=10)
-    share.hist(sums[:, -1], bins=16, density=True, orientation="horizontal", color=BLUE, alpha=0.4)
+    walk.set_title("adding its terms one by one", fontsize=11)
+    above = 0.7 * limit
+    walk.text(0.03 * len(count), above, "±2 predicted std of the sum", color=GREEN, fontsize=10)
+    share.hist(sums[:, -1], bins=16, density=True, orientation="horizontal", color=GREY)
     y = torch.linspace(-limit, limit, 101)
     normal = torch.distributions.Normal(0.0, deviation[-1])
-    share.plot(normal.log_prob(y).exp(), y, color=BLACK)
-    share.set(ylim=(-limit, limit), xticks=[], yticklabels=[])
+    share.plot(normal.log_prob(y).exp(), y, color=GREEN)
+    share.set(ylim=(-limit, limit), xticks=[])
+    share.tick_params(labelleft=False)
     share.set_title(f"{len(terms):,} outputs", fontsize=11)
     return fig
 
@@ -62,9 +65,9 @@ def _draw_neuron(ax: Axes, terms: Tensor) -> None:
     ax.text(3.0, 2.28, "+", ha="center", va="center", fontsize=15)
     ax.annotate("", (4.1, 2.3), xytext=(3.0, 2.3), arrowprops={"arrowstyle": "-|>", "shrinkA": 13})
     ax.text(4.15, 2.3, "$y_o$", va="center")
-    ax.text(2.5, 4.6, "each times $w_{oi}$,", fontsize=10)
-    ax.text(2.5, 4.05, "term positive", color=VERMILION, fontsize=10)
-    ax.text(2.5, 3.5, "or negative", color=BLUE, fontsize=10)
+    ax.text(2.5, 4.6, r"term $w_{oi}\,F(x_i)$:", fontsize=10)
+    ax.text(2.5, 4.05, "positive", color=VERMILION, fontsize=10)
+    ax.text(2.5, 3.5, "negative", color=BLUE, fontsize=10)
     ax.set(xlim=(-0.5, 4.9), ylim=(-0.5, 5.1))
     ax.set_axis_off()
     ax.set_title("one output", fontsize=11)
@@ -80,29 +83,35 @@ def cobweb(
 
     Args:
         maps: the map m of each panel, by the panel's title.
-        starts: the values of q from which a panel's staircases start; its title again.
+        starts: the values of q from which a panel's staircases start, by its title; red above 1
+            and blue below.
         steps: of a staircase, which ends early where it leaves the panel.
         limit: of both axes.
     """
-    fig, axes = plot.new_figure(len(maps), width=2.8 * len(maps), height=3.3, squeeze=False)
+    fig, axes = plot.new_figure(len(maps), width=4.2 * len(maps), height=4.7, squeeze=False)
     grid = torch.linspace(0, limit, 61).tolist()
     for ax, (title, m) in zip(axes[0], maps.items()):
+        ax.grid(visible=False)
         ax.plot((0, limit), (0, limit), color=BLACK, linewidth=1, linestyle="--")
-        ax.plot(grid, [m(q) for q in grid], color=BLACK)
-        for color, start in zip((BLUE, VERMILION), starts[title]):
-            _draw_staircase(ax, m, start, steps, limit, color)
+        ax.plot(grid, [m(q) for q in grid], color=BLACK, linewidth=1.2)
+        for start in starts[title]:
+            _draw_staircase(ax, m, start, steps, limit)
         ax.set(xlim=(0, limit), ylim=(0, limit), xlabel="q before the layer")
         ax.set_title(title, fontsize=11)
         ax.set_aspect("equal")
+        ax.text(0.75 * limit, 0.67 * limit, "m = q")
+        ax.text(0.08 * limit, 0.92 * limit, "start above 1", color=VERMILION)
+        ax.text(0.08 * limit, 0.85 * limit, "start below 1", color=BLUE)
     axes[0][0].set_ylabel("m(q), after the layer")
-    axes[0][0].text(0.5 * limit, 0.56 * limit, "m = q", ha="right")
-    axes[0][0].text(0.6 * limit, 0.19 * limit, "m(q)", ha="left", va="top")
+    first, place = next(iter(maps.values())), 0.68 * limit
+    axes[0][0].text(place, first(place) - 0.04 * limit, "m(q)", va="top")
     return fig
 
 
 def _draw_staircase(
-    ax: Axes, m: Callable[[float], float], start: float, steps: int, limit: float, color: str
+    ax: Axes, m: Callable[[float], float], start: float, steps: int, limit: float
 ) -> None:
+    color = VERMILION if start > 1 else BLUE
     q, corners = start, [(start, 0.0)]
     for _ in range(steps):
         if q > limit:
@@ -110,7 +119,7 @@ def _draw_staircase(
         after = m(q)
         corners += [(q, after), (after, after)]
         q = after
-    ax.plot(*zip(*corners), color=color, linewidth=1.5)
-    ax.plot(start, 0, "o", color=color, markersize=7, clip_on=False, zorder=4)
+    ax.plot(*zip(*corners), color=color, linewidth=2)
+    ax.plot(start, 0, "o", color=color, markersize=8, clip_on=False, zorder=4)
     if q <= limit:
-        ax.plot(q, q, "s", color=color, markersize=5, zorder=4)
+        ax.plot(q, q, "s", color=color, markersize=7, clip_on=False, zorder=4)

@@ -93,6 +93,8 @@ ATTACKS = {
         right=[(left_over,), (left_over_as_one_power,), (left_over_by_the_map,)],
         wrong={
             "the first layer ignored": (lambda s, d, L: (s * math.sqrt(d) / 2) ** L,),
+            "the first layer guessed": (lambda s, d, L: 1.25 * (s * math.sqrt(d) / 2) ** L,),
+            "simulated too roughly": (lambda s, d, L: 0.98 * left_over(s, d, L),),
             "the gain in every layer": (lambda s, d, L: (s * math.sqrt(d / ALPHA)) ** L,),
             "no activation": (lambda s, d, L: (s * math.sqrt(d)) ** L,),
             "the first layer without its gain": (
@@ -120,11 +122,14 @@ ATTACKS = {
         },
     ),
     "7.4": Attack(
-        right=[(C, STD), (0.89, 0.275), held_down(0.8895)],
+        right=[(C, STD), (0.89, 0.275), (0.8902, 0.2753), held_down(0.8897)],
         wrong={
             "c of tanh's slope": held_down(1.05),
             "a c too small": held_down(0.8),
             "a c too large": held_down(1.0),
+            "only two digits, below": held_down(0.885),
+            "only two digits, above": held_down(0.9),
+            "a std of two digits": (C, 0.28),
             "no denominator": (0.0, 0.125),
             "a pole": (-C, STD),
             "the std of swish": (C, 0.2096),
