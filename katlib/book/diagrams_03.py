@@ -9,7 +9,7 @@ from katlib.book import plot
 from katlib.book.meter import Kernel
 
 READ, WRITTEN = plot.BLUE, plot.VERMILION
-GREY, PALE = "#8a8a8a", "#ececec"
+GREY, LIGHT, PALE = "#8a8a8a", "#c4c4c4", "#ececec"
 
 # where the two strips of `passes` lie, and their height
 MEMORY, PROCESSOR, STRIP = 1.0, 0.0, 0.22
@@ -27,17 +27,19 @@ def passes(
 
     Args:
         kernels: from a `Meter`.
-        inputs: how many numbers they worked on; bytes are drawn for one of them.
+        inputs: how many numbers they worked on; bytes are drawn for one of them. Kernels that
+            write fewer bytes than that are drawn in grey.
         stages: maps a label to how many kernels it stands for, in order.
         fused: bytes that a single pass reads and writes for one input.
     """
     fig, ax = plot.new_figure(width=7.4, height=3.5)
     last, single = len(kernels) - 1, len(kernels) + 5
     for left, right in ((-0.8, last + 0.8), (single - 2.6, single + 2.6)):
-        _strip(ax, left, right, MEMORY, "main memory" if left < 0 else "memory")
+        _strip(ax, left, right, MEMORY, "memory")
         _strip(ax, left, right, PROCESSOR, "processor")
     for place, kernel in enumerate(kernels):
-        _way(ax, place, kernel.read / inputs, kernel.written / inputs)
+        colors = (LIGHT, LIGHT) if kernel.written < inputs else (READ, WRITTEN)
+        _way(ax, place, kernel.read / inputs, kernel.written / inputs, colors)
     _way(ax, single, *fused)
     half = (MEMORY + PROCESSOR) / 2
     ax.text(single - 0.7, half, f"read\n{fused[0]}", ha="right", va="center", color=READ)
@@ -62,10 +64,19 @@ def _strip(ax: Any, left: float, right: float, y: float, label: str) -> None:
     ax.text((left + right) / 2, y, label, ha="center", va="center")
 
 
-def _way(ax: Any, place: float, read: float, written: float) -> None:
+def _way(
+    ax: Any,
+    place: float,
+    read: float,
+    written: float,
+    colors: tuple[str, str] = (READ, WRITTEN),
+) -> None:
     """Down from memory with what is read, up again with what is written."""
     top, bottom = MEMORY - STRIP / 2, PROCESSOR + STRIP / 2
-    ways = ((place - 0.2, top, bottom, read, READ), (place + 0.25, bottom, top, written, WRITTEN))
+    ways = (
+        (place - 0.2, top, bottom, read, colors[0]),
+        (place + 0.25, bottom, top, written, colors[1]),
+    )
     for x, start, end, size, color in ways:
         width = max(0.5, WIDTH_OF_A_BYTE * size)
         ax.annotate("", (x, end), (x, start), arrowprops=_arrow(color, width))
@@ -109,6 +120,7 @@ def one_step(rows: Sequence[tuple[Mapping[str, int], str, Mapping[str, int]]]) -
             # what is written here is what the next kernel reads first
             ends = (-MIDDLE + 1, row + 0.85), (MIDDLE - 1, row + 0.2)
             ax.annotate("", *ends, arrowprops=_arrow(GREY, 0.8))
+        _later(ax, row, written, rows)
     heads = (
         (-MIDDLE, "right", "read from memory", READ),
         (0, "center", "kernel", plot.BLACK),
@@ -116,9 +128,27 @@ def one_step(rows: Sequence[tuple[Mapping[str, int], str, Mapping[str, int]]]) -
     )
     for x, side, text, color in heads:
         ax.text(x, -1.0, text, ha=side, va="center", color=color, weight="bold")
-    ax.set(xlim=(-100, 72), ylim=(len(rows) - 0.4, -1.4))
+    ax.set(xlim=(-100, 72), ylim=(len(rows) + 0.1, -1.4))
     ax.axis("off")
     return fig
+
+
+def _later(
+    ax: Any,
+    row: int,
+    written: Mapping[str, int],
+    rows: Sequence[tuple[Mapping[str, int], str, Mapping[str, int]]],
+) -> None:
+    """A way around the bars to a row below the next one, if that reads what is written here."""
+    for later in range(row + 2, len(rows)):
+        read = rows[later][0]
+        for label in set(written) & set(read):
+            before = list(read)[: list(read).index(label)]
+            target = -MIDDLE - sum(read[other] + 1 for other in before) - read[label] / 2
+            right, below = MIDDLE + max(written.values()), later + 0.72
+            xs = (right + 1, right + 9, right + 9, target)
+            ax.plot(xs, (row, row, below, below), color=GREY, lw=0.8)
+            ax.annotate("", (target, later + 0.36), (target, below), arrowprops=_arrow(GREY, 0.8))
 
 
 def _bars(ax: Any, row: int, tensors: Mapping[str, int], color: str, side: int) -> None:
@@ -160,6 +190,27 @@ def shares(parts: tuple[str, str], first: Mapping[str, float]) -> Figure:
     ax.text(1, -0.72, parts[1], ha="right", va="center", color=GREY, weight="bold")
     ax.set_yticks(range(len(first)), list(first))
     ax.set(xlim=(0, 1), ylim=(len(first) - 0.5, -1.1), xticks=())
+    ax.grid(visible=False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.tick_params(length=0)
+    return fig
+
+
+def times(measured: Mapping[str, float], grey: Sequence[str] = ()) -> Figure:
+    """Horizontal bars for times, each with its number.
+
+    Args:
+        measured: maps a label to a time.
+        grey: labels whose bars are there to be compared with.
+    """
+    fig, ax = plot.new_figure(width=6.4, height=0.5 * len(measured) + 0.4)
+    longest = max(measured.values())
+    for row, (label, time) in enumerate(measured.items()):
+        ax.barh(row, time, height=0.62, color=GREY if label in grey else WRITTEN)
+        ax.text(time + 0.01 * longest, row, f" {time:.1f}", ha="left", va="center", weight="bold")
+    ax.set_yticks(range(len(measured)), list(measured))
+    ax.set(xlim=(0, 1.12 * longest), ylim=(len(measured) - 0.5, -0.5), xticks=())
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set_visible(False)

@@ -16,19 +16,18 @@ from katlib.book import (
 from katlib.book.meter import Kernel
 
 
-def test_chapter_1_draws_what_is_learned_and_what_it_costs():
+def test_chapter_1_draws_what_is_learned_and_what_kat_replaces():
     curve = torch.tensor([0.0, 1.0, 0.5])
     assert isinstance(diagrams_01.two_networks(curve), Figure)
     assert isinstance(diagrams_01.copies(curve, {"a": curve, "b": curve}, curve), Figure)
-    assert isinstance(diagrams_01.prices({"small": 3, "large": 385}, 10), Figure)
-    lines = {"GELU": ([4, 7], torch.rand(2, 5)), "tanh": ([4, 7], torch.rand(2, 5))}
+    assert isinstance(diagrams_01.block(), Figure)
+    lines = {"GELU": ([4, 7], torch.rand(2, 5)), "learned": ([5, 8], torch.rand(2, 5))}
     assert isinstance(diagrams_01.errors_by_parameters({"a": lines, "b": lines}), Figure)
 
 
 def test_chapter_4_draws_the_complex_plane():
     a, b = torch.tensor([0.0, 0.5, 0.25]).double(), torch.tensor([0.0, 0.1]).double()
     assert isinstance(diagrams_04.disc_of_convergence(), Figure)
-    assert isinstance(diagrams_04.ellipse_of_convergence(), Figure)
     assert isinstance(diagrams_04.planes_and_line(a, a, b), Figure)
     zeros = {"(2, 2)": [3j, -3j], "(4, 4)": [1j, -1j, 6j, -6j]}
     assert isinstance(diagrams_04.heights_of_zeros(zeros, zeros), Figure)
@@ -39,6 +38,7 @@ def test_chapter_2_draws_networks_with_functions_on_their_edges():
     assert isinstance(diagrams_02.learned_network((curve, curve), curve), Figure)
     assert isinstance(diagrams_02.mlp_and_kan(), Figure)
     assert isinstance(diagrams_02.theorem_network([curve] * 10, [curve] * 5), Figure)
+    assert isinstance(diagrams_02.layer_as_product([[0.1, 0.6], [0.0, 0.6]], [[1.0] * 4]), Figure)
 
 
 def test_chapter_2_draws_how_bumps_add_up():
@@ -69,8 +69,10 @@ def test_chapter_3_draws_trips_to_memory():
     stages = {"first": 1, "second": 1}
     assert isinstance(diagrams_03.passes(kernels, 1, stages, fused=(4, 40)), Figure)
     rows = [({"x": 4}, "−", {"x - t": 40}), ({"x - t": 40, "B": 40}, "×", {"next B": 40})]
+    rows.append(({"next B": 40, "x - t": 40}, "+", {"sum": 40}))
     assert isinstance(diagrams_03.one_step(rows), Figure)
     assert isinstance(diagrams_03.shares(("a", "b"), {"bytes": 0.1, "time": 0.8}), Figure)
+    assert isinstance(diagrams_03.times({"a": 3.0, "b": 0.1}, grey=("b",)), Figure)
 
 
 def test_chapter_7_draws_a_random_sum_and_cobwebs():
