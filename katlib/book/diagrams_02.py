@@ -1,11 +1,13 @@
 """The diagrams of chapter 2 and of appendix A1: networks with a function on each edge."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from katlib.book.plot import BLACK, BLUE, PALETTE, new_figure
 
@@ -16,26 +18,26 @@ Edge = Callable[[int, int, int], Sequence[float] | None]
 
 
 def learned_network(
-    first: Sequence[Sequence[float]], last: Sequence[float], title: str = ""
+    first: Sequence[Sequence[float]], last: Sequence[float], hidden: tuple[float, float] = (-1, 1)
 ) -> Figure:
     """A network [2, 1, 1] with its three functions drawn on its edges.
 
     Args:
-        first: values of the functions of x and of y, at evenly spaced places.
+        first: values of the functions of x and of y, at evenly spaced places from -1 to 1.
         last: those of the function between the hidden node and the output.
-        title: above the drawing.
+        hidden: the smallest and the largest value of the hidden node, where `last` begins and ends.
     """
-    fig, ax = new_figure(width=6.0, height=3.0)
+    fig, ax = new_figure(width=6.4, height=3.4)
     _draw_network(
         ax,
         (2, 1, 1),
         lambda layer, o, i: last if layer else first[i],
         inputs=("x", "y"),
         output="output",
-        box=(0.46, 0.62),
+        box=(0.44, 0.6),
+        ranges=lambda layer: hidden if layer else (-1, 1),
     )
-    ax.set_ylim(0.3, 2.7)
-    ax.set_title(title)
+    ax.set_ylim(0.35, 2.6)
     return fig
 
 
@@ -49,51 +51,148 @@ def mlp_and_kan() -> Figure:
     )
     right.set_title("KAN: a function on each edge")
 
+    x = places
+    inner = (
+        (np.sin(np.pi * x), np.exp(1.5 * x), x**3 - 0.3 * x),
+        (np.exp(-6 * (x + 0.2) ** 2), np.tanh(3 * x), x**2),
+    )
+    outer = (np.exp(1.5 * x), -(x**2), np.tanh(3 * x - 0.5))
+
     def curve(layer: int, o: int, i: int) -> list[float]:
-        number = 3 * i + o + 6 * layer + 1
-        return np.sin((1.5 + 0.45 * number) * places + 1.3 * number).tolist()
+        return (outer[i] if layer else inner[i][o]).tolist()
 
     _draw_network(right, (2, 3, 1), curve, inputs=("x", "y"), box=(0.28, 0.3))
     return fig
 
 
 def adding_up(
-    x: Sequence[float], pieces: Sequence[Sequence[float]], at: float, lo: float, hi: float
+    x: Sequence[float],
+    pieces: Sequence[Sequence[float]],
+    at: float,
+    lo: float,
+    hi: float,
+    knots: Sequence[float] | None = None,
 ) -> Figure:
     """Bumps times their coefficients: side by side, and stacked to the edge's function.
 
     Args:
-        x: places, ascending.
+        x: places, ascending; the sum is drawn between lo and hi only.
         pieces: the values c_k B_k(x) of each bump, none of them negative.
         at: where to mark which bumps count.
         lo, hi: ends of the grid.
+        knots: where the pieces of the grid meet.
     """
-    fig, (top, bottom) = new_figure(1, 2, width=6.4, height=4.6, sharex=True, sharey=True)
+    fig, (top, bottom) = new_figure(1, 2, width=6.8, height=4.8, sharex=True, sharey=True)
     places, heights = np.asarray(x), np.asarray(pieces)
-    colors = [PALETTE[1 + k % (len(PALETTE) - 1)] for k in range(len(heights))]
+    shades = (*PALETTE[1:], "#6A4C93")
+    colors = [shades[k % len(shades)] for k in range(len(heights))]
     column = int(np.abs(places - at).argmin())
     counting = [k for k, piece in enumerate(heights) if piece[column] > 0]
     for k, (piece, color) in enumerate(zip(heights, colors, strict=True)):
         top.fill_between(places, piece, color=color, alpha=0.3, lw=0)
         top.plot(places, piece, color=color, lw=1.6)
         peak = int(np.argmax(piece))
-        if 0 < peak < len(places) - 1:
-            label = f"$c_{k + 1}B_{k + 1}$"
-            top.text(places[peak], piece[peak] + 0.02, label, color=color, ha="center", va="bottom")
-    bottom.stackplot(places, *heights, colors=colors, alpha=0.5, lw=0)
-    bottom.plot(places, heights.sum(0), color=BLACK, lw=2.4)
+        label = f"$c_{k + 1}B_{k + 1}$"
+        # beside the dotted line, not across it
+        shift = -0.14 if 0 <= at - places[peak] < 0.1 else 0.0
+        top.text(places[peak] + shift, piece[peak] + 0.02, label, color=color, ha="center")
+    inside = (places >= lo) & (places <= hi)
+    stack = heights[:, inside]
+    bottom.stackplot(places[inside], *stack, colors=colors, alpha=0.5, lw=0)
+    bottom.plot(places[inside], stack.sum(0), color=BLACK, lw=2.4)
     base = 0.0
     for k in counting:
         top.plot(at, heights[k, column], "o", ms=6, color=colors[k], mec="white", zorder=5)
         bottom.plot((at, at), (base, base + heights[k, column]), color=colors[k], lw=7, zorder=4)
         base += heights[k, column]
     bottom.plot(at, base, "o", ms=7, color=BLACK, zorder=5)
-    for ax, title in ((top, "each bump times its coefficient"), (bottom, "stacked: the sum")):
+    titles = ("each bump times its coefficient", "stacked on the grid: the sum")
+    for ax, title in ((top, titles[0]), (bottom, titles[1])):
         ax.axvline(at, color=BLACK, lw=0.9, ls=":", zorder=1)
+        ax.axvspan(lo, hi, color="#f2f2f2", lw=0, zorder=0)
         ax.set_title(title)
-        ax.set_xlim(lo, hi)
-    bottom.set_xlabel("x")
-    bottom.set_xticks(np.linspace(lo, hi, 5))
+        ax.set_xlim(places.min(), places.max())
+    ceiling = 1.2 * max(float(heights.max()), float(stack.sum(0).max()))
+    top.set_ylim(0, ceiling)
+    bottom.set_xlabel("x (ticks: knots of the grid)")
+    if knots is not None:
+        bottom.set_xticks(knots)
+    return fig
+
+
+def layer_as_product(
+    values: Sequence[Sequence[float]], coefficients: Sequence[Sequence[float]]
+) -> Figure:
+    """How a KAN layer's splines are one matrix product.
+
+    Args:
+        values: what each bump is at each input, (d_in, bumps).
+        coefficients: (d_out, d_in * bumps).
+    """
+    heights, matrix = np.asarray(values, dtype=float), np.asarray(coefficients, dtype=float)
+    (d_in, count), d_out = heights.shape, len(matrix)
+    fig, ax = new_figure(width=7.6, height=2.9)
+    colors = PALETTE[1:]
+
+    def rows(y: float, cells: np.ndarray, largest: float) -> None:
+        for column, cell in enumerate(cells.ravel()):
+            i, gap = column // count, 0.5 * (column // count)
+            strength = float(min(1.0, abs(cell) / largest))
+            ax.add_patch(
+                Rectangle(
+                    (column + gap, y),
+                    0.94,
+                    0.94,
+                    fc=(*to_rgb(colors[i]), 0.9 * strength),
+                    ec=GREY,
+                    lw=0.7,
+                )
+            )
+
+    width = d_in * count + 0.5 * (d_in - 1)
+    rows(d_out + 2.2, heights, 0.67)
+    for i in range(d_in):
+        middle = i * (count + 0.5) + count / 2
+        ax.text(
+            middle,
+            d_out + 3.4,
+            f"the {count} bumps at $x_{i + 1}$",
+            ha="center",
+            va="bottom",
+            color=colors[i],
+        )
+    for o in range(d_out):
+        y = d_out - 1 - o
+        rows(y, matrix[o], float(np.abs(matrix).max()))
+        for i in range(d_in):
+            ax.text(
+                i * (count + 0.5) + count / 2,
+                y + 0.45,
+                f"$c_{{{o + 1}{i + 1}k}}$",
+                ha="center",
+                va="center",
+                bbox={"fc": "white", "ec": "none", "pad": 1.0},
+            )
+        ax.annotate(
+            "",
+            (width + 1.6, y + 0.47),
+            (width + 0.3, y + 0.47),
+            arrowprops={"arrowstyle": "->", "color": BLACK},
+        )
+        ax.text(width + 1.9, y + 0.45, f"$y_{o + 1}$", va="center")
+    ax.text(-0.7, d_out + 2.67, f"{d_in * count} values", ha="right", va="center")
+    ax.text(-0.7, d_out / 2, f"coefficients\n({d_out}, {d_in * count})", ha="right", va="center")
+    ax.text(
+        width / 2,
+        d_out + 1.1,
+        "each row below: multiply cell by cell, and add up",
+        ha="center",
+        va="center",
+        color="#555555",
+    )
+    ax.set_xlim(-5.6, width + 3.2)
+    ax.set_ylim(-0.3, d_out + 4.6)
+    ax.axis("off")
     return fig
 
 
@@ -133,6 +232,7 @@ def _draw_network(
     node: Sequence[float] | None = None,
     box: tuple[float, float] = (0.3, 0.3),
     colors: tuple[str, str] = (BLUE, BLUE),
+    ranges: Callable[[int], tuple[float, float]] | None = None,
 ) -> None:
     """Nodes in columns, and an edge from each to all of the next column.
 
@@ -145,6 +245,7 @@ def _draw_network(
         node: a function to draw in the hidden nodes; they hold a sum sign without it.
         box: width and height of the box around an edge's function.
         colors: of the two layers' functions.
+        ranges: from where to where a layer's functions are drawn, to be written at their boxes.
     """
     tallest = max(sizes)
     heights = [_heights(size, tallest) for size in sizes]
@@ -158,6 +259,8 @@ def _draw_network(
                     place = _place(sizes, layer, o, i)
                     center = (layer + place, start + place * (end - start))
                     _draw_box(ax, center, box, values, colors[layer])
+                    if ranges is not None:
+                        _write_ranges(ax, center, box, values, ranges(layer))
     for layer, places in enumerate(heights):
         ax.scatter(
             [layer] * len(places), places, s=430, color="white", edgecolor=BLACK, lw=1.2, zorder=4
@@ -209,3 +312,26 @@ def _draw_box(
     scaled = (curve - (curve.max() + curve.min()) / 2) / spread
     u = np.linspace(-0.43, 0.43, len(curve)) * width
     ax.plot(x + u, y + 0.78 * height * scaled, color=color, lw=1.7, zorder=3)
+
+
+def _write_ranges(
+    ax: Axes,
+    center: tuple[float, float],
+    size: tuple[float, float],
+    values: Sequence[float],
+    ends: tuple[float, float],
+) -> None:
+    """What the edges of a box stand for: below it the ends of x, beside it those of the curve."""
+    (x, y), (width, height) = center, size
+    small: dict[str, Any] = {"fontsize": 9, "color": "#555555", "zorder": 3}
+    label: dict[str, Any] = {"bbox": {"fc": "white", "ec": "none", "pad": 0.6}}
+    for side, number in zip((-1, 1), ends, strict=True):
+        place = x + side * 0.43 * width
+        ax.text(place, y - height / 2 - 0.03, _short(number), ha="center", va="top", **small)
+    for side, number in ((-1, min(values)), (1, max(values))):
+        left, place = x - width / 2 - 0.03, y + side * 0.39 * height
+        ax.text(left, place, _short(number), ha="right", va="center", **small, **label)
+
+
+def _short(number: float) -> str:
+    return f"{round(float(number), 1) + 0.0:g}".replace("-", "\N{MINUS SIGN}")

@@ -27,6 +27,22 @@ def half_distance(t):
     return abs(t) / 2
 
 
+def missing_edge(formula):
+    """An outer edge that reads a, s1 and s2 off the inner ones, and then computes a formula."""
+
+    def outer(u, of_x, of_y):
+        s1, s2 = of_x(0.0), of_y(0.0)
+        return formula(u, of_y(1.0) - s2, s1, s2)
+
+    return outer
+
+
+def by_slope(u, of_x, of_y):
+    zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(of_x(zero), zero)
+    return torch.exp((u - of_x(1.0) - of_y(0.0)) * math.pi / slope)
+
+
 SUM_AND_DIFFERENCE = [[identity, identity], [identity, minus]]
 
 ATTACKS = {
@@ -59,9 +75,7 @@ ATTACKS = {
         ],
         wrong={
             "at the ends of the grid": ([-1, -1, -0.6, -0.2, 0.2, 0.6, 1, 1],),
-            "the outer two not far enough out": (
-                [-1.25, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.25],
-            ),
+            "the outer two not far enough out": ([-1.25, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.25],),
             "the outer two nearly there": ([-1.3, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.3],),
             "spread over the grid": (torch.linspace(-1, 1, 8),),
             "without the outer two": ([-1.0, -0.6, -0.2, 0.2, 0.6, 1.0],),
@@ -111,22 +125,32 @@ ATTACKS = {
     ),
     "2.4": Attack(
         right=[
-            (lambda u, a, s: torch.exp((u - s) / a),),
-            (lambda u, a, s: torch.exp(u / a) * torch.exp(torch.tensor(-s / a)),),
-            (lambda u, a, s: (u / a - s / a).exp(),),
-            (lambda u, a, s: math.exp((u - s) / a),),
+            (missing_edge(lambda u, a, s1, s2: torch.exp((u - s1 - s2) / a)),),
+            # the scale from the sine, and a shift from a zero of the sine
+            (lambda u, p, q: math.exp((u - p(1.0) - q(0.0)) / (p(0.5) - p(0.0))),),
+            (by_slope,),
         ],
         wrong={
-            "nothing undone": (lambda u, a, s: torch.exp(u),),
-            "the scale only": (lambda u, a, s: torch.exp(u / a),),
-            "the shift only": (lambda u, a, s: torch.exp(u - s),),
-            "in the wrong order": (lambda u, a, s: torch.exp(u / a - s),),
-            "scaled once more": (lambda u, a, s: torch.exp(a * u + s),),
-            "outside of the exponential": (lambda u, a, s: (torch.exp(u) - s) / a,),
-            "the sign of a lost": (lambda u, a, s: torch.exp((u - s) / abs(a)),),
-            "values of its own": (lambda u, a, s: torch.linspace(-1, 2, 12).exp(),),
-            "one value": (lambda u, a, s: math.exp(0.5),),
-            "for one scale": (lambda u, a, s: torch.exp((u - s) / 3),),
+            "nothing undone": (lambda u, p, q: math.exp(u),),
+            "no scale": (missing_edge(lambda u, a, s1, s2: torch.exp(u - s1 - s2)),),
+            "no shift": (missing_edge(lambda u, a, s1, s2: torch.exp(u / a)),),
+            "the first shift only": (missing_edge(lambda u, a, s1, s2: torch.exp((u - s1) / a)),),
+            "the second shift only": (missing_edge(lambda u, a, s1, s2: torch.exp((u - s2) / a)),),
+            "in the wrong order": (missing_edge(lambda u, a, s1, s2: torch.exp(u / a - s1 - s2)),),
+            "scaled once more": (missing_edge(lambda u, a, s1, s2: torch.exp((u - s1 - s2) * a)),),
+            "the sign of a lost": (
+                missing_edge(lambda u, a, s1, s2: torch.exp((u - s1 - s2) / abs(a))),
+            ),
+            "outside of the exponential": (
+                missing_edge(lambda u, a, s1, s2: (torch.exp(u) - s1 - s2) / a),
+            ),
+            "the scale for one network": (
+                missing_edge(lambda u, a, s1, s2: torch.exp((u - s1 - s2) / 3)),
+            ),
+            "q(1) taken for the scale": (
+                lambda u, p, q: math.exp((u - p(0.0) - q(0.0)) / (q(1.0) or 1)),
+            ),
+            "values of its own": (lambda u, p, q: torch.linspace(-1, 2, 12).exp(),),
         },
     ),
 }
