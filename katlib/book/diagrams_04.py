@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Circle, Ellipse
+from matplotlib.patches import Circle
 from torch import Tensor
 
 from katlib.book import plot
@@ -156,34 +156,6 @@ def _draw_curves(
     ax.text(4.1, 6.3, "swish and Padé", color=BLUE, ha="right")
     ax.set(xlim=(-7.5, 7.5), ylim=(-4, 8), xlabel="x on the real line", ylabel="F(x)")
     ax.set_xticks([-6, -np.pi, 0, np.pi, 6], ["−6", "−π", "0", "π", "6"])
-
-
-def ellipse_of_convergence() -> Figure:
-    """The largest ellipse with foci at ±3 and no pole of swish inside it, and its half axes."""
-    focus, short = 3.0, np.pi
-    long = float(np.hypot(focus, short))
-    fig, ax = plot.new_figure(width=6.0, height=3.7)
-    fill: dict[str, Any] = {"facecolor": "#e8f1f8", "edgecolor": BLUE, "linewidth": 2}
-    for height in (1.0, 2.1):
-        size = 2 * float(np.hypot(focus, height)), 2 * height
-        ax.add_patch(Ellipse((0, 0), *size, fill=False, edgecolor="#9cc3e0", zorder=2))
-    ax.add_patch(Ellipse((0, 0), 2 * long, 2 * short, **fill, zorder=1))
-    ax.plot([-focus, focus], [0, 0], color=BLACK, linewidth=4, solid_capstyle="butt", zorder=3)
-    _mark(ax, [k * np.pi * 1j for k in (-1, 1)])
-    arrow = {"arrowstyle": "<->", "color": VERMILION, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", (0, 0), (0, short), arrowprops=arrow)
-    ax.annotate("", (0, -0.25), (long, -0.25), arrowprops=arrow)
-    ax.text(0.15, 1.55, "half axis π", color=VERMILION, va="center")
-    ax.text(long + 0.2, -0.25, "half axis √(π² + 3²)", color=VERMILION, va="center")
-    ax.text(-1.5, 0.25, "the interval", ha="center")
-    ax.text(0.35, short + 0.45, "pole at πi", va="center")
-    ax.text(0.35, -short - 0.45, "pole at −πi", va="center")
-    ax.set(xlim=(-5.2, 9.2), ylim=(-4.2, 4.2), aspect="equal")
-    ax.set(xlabel="real part of x", ylabel="imaginary part of x")
-    ax.set_xticks([-3, 0, 3], ["−3", "0", "3"])
-    ax.set_yticks([-np.pi, 0, np.pi], ["−π", "0", "π"])
-    ax.grid(visible=False)
-    return fig
 
 
 def heights_of_zeros(
