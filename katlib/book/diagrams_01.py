@@ -1,12 +1,13 @@
-"""The diagrams of chapter 1: what a network learns, how copies make a shape, what a unit costs."""
+"""The diagrams of chapter 1: what a network learns, how copies make a shape, what KAT replaces."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, Rectangle
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,7 +38,7 @@ def two_networks(learned: Tensor) -> Figure:
     axes[1].text(
         2,
         5.15,
-        "one function for all units,\nten coefficients",
+        "one function F for all units,\nten coefficients",
         color=BLUE,
         ha="center",
         va="bottom",
@@ -110,29 +111,51 @@ def copies(x: Tensor, pieces: Mapping[str, Tensor], target: Tensor) -> Figure:
     return fig
 
 
-def prices(units: Mapping[str, int], function: int) -> Figure:
-    """What one hidden unit costs in several networks, against the price of a learned function.
-
-    Args:
-        units: maps networks to the parameters of a hidden unit.
-        function: the number of coefficients of the function.
-    """
-    fig, ax = new_figure(width=7.0, height=0.9 + 0.5 * len(units))
-    rows = range(len(units))
-    ax.plot(list(units.values()), rows, "o", color=BLACK, markersize=8)
-    for row, price in zip(rows, units.values(), strict=True):
-        ax.annotate(
-            f"{price}", (price, row), xytext=(8, 0), textcoords="offset points", va="center"
-        )
-    ax.axvline(function, color=BLUE, zorder=1)
-    ax.text(function * 1.12, -0.72, f"a learned function: {function}", color=BLUE, va="center")
-    ax.set_yticks(rows, list(units))
-    ax.set(xscale="log", xlim=(1, 2 * max(units.values())), ylim=(len(units) - 0.5, -1))
-    ax.set_xticks((1, 10, 100), ("1", "10", "100"))
-    ax.minorticks_off()
-    ax.set_xlabel("parameters of one hidden unit (logarithmic axis)")
-    ax.grid(axis="y", visible=False)
+def block() -> Figure:
+    """A block of a Vision Transformer and KAT's MLP for it; learned functions are blue."""
+    fig, ax = new_figure(width=8.4, height=3.9)
+    _draw_box(ax, 0.0, 2.9, 1.5, "tokens,\n192 channels", GREY)
+    _draw_box(ax, 2.0, 2.9, 1.5, "attention", BLACK)
+    _draw_box(ax, 4.0, 2.9, 1.5, "MLP", BLACK)
+    for start in (1.5, 3.5, 5.5):
+        _draw_arrow(ax, start, 2.9, 0.5)
+    title = "one of the 12 blocks (shortcuts and norms left out)"
+    ax.text(2.75, 3.75, title, ha="center", va="center")
+    there, back = "linear\n192 → 768", "linear\n768 → 192"
+    starts = "8 functions,\nstart as x", "8 functions,\nstart as swish"
+    rows = {
+        "ViT's MLP": (1.1, (there, "GELU", back)),
+        "KAT's MLP": (-0.4, (starts[0], there, starts[1], back)),
+    }
+    for name, (y, parts) in rows.items():
+        x = 2.0 if len(parts) == 3 else 0.0
+        ax.text(-0.25, y, name, ha="right", va="center")
+        for part in parts:
+            is_function = part.startswith("8")
+            _draw_box(ax, x, y, 1.5, part, BLUE if is_function else BLACK, is_function)
+            if part != parts[-1]:
+                _draw_arrow(ax, x + 1.5, y, 0.5)
+            x += 2.0
+    for end in (0.0, 7.5):
+        start = 4.0 if end == 0 else 5.5
+        ax.plot((start, end), (2.5, 1.6), ":", color=GREY, linewidth=1.2)
+    ax.set(xlim=(-1.9, 7.7), ylim=(-1.0, 4.0))
+    ax.axis("off")
     return fig
+
+
+def _draw_box(
+    ax: Axes, x: float, y: float, width: float, text: str, color: str, filled: bool = False
+) -> None:
+    face = "#dcebf6" if filled else "white"
+    box = Rectangle((x, y - 0.4), width, 0.8, facecolor=face, edgecolor=color, linewidth=1.4)
+    ax.add_patch(box)
+    ax.text(x + width / 2, y, text, ha="center", va="center", color=color, fontsize=10.5)
+
+
+def _draw_arrow(ax: Axes, x: float, y: float, length: float) -> None:
+    arrow = {"arrowstyle": "->", "color": BLACK, "linewidth": 1.2}
+    ax.annotate("", (x + length, y), (x, y), arrowprops=arrow)
 
 
 def errors_by_parameters(
@@ -144,44 +167,44 @@ def errors_by_parameters(
         panels: maps a target to its lines; a line's name to its numbers of parameters and to the
             errors (sizes, networks).
     """
-    fig, axes = new_figure(len(panels), width=10.0, height=3.7, sharey=True)
+    fig, axes = new_figure(len(panels), width=9.6, height=3.9, sharey=True)
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         _draw_errors(ax, lines)
         ax.set_title(title)
         ax.set_xlabel("parameters")
     axes[0].set_ylabel("relative error")
-    # the lines have the same colours in all panels: the names are written once, where there is room
-    axes[len(axes) // 2].legend(loc="lower left", frameon=False, fontsize=10)
+    # the lines have the same colours in all panels: the names are written once
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig
 
 
 def _draw_errors(ax: Axes, lines: Mapping[str, tuple[Sequence[int], Tensor]]) -> None:
+    """A faint dot for each network, beside the others of its size; a line through the medians."""
     styles = {
         "GELU": (BLACK, "o", "-"),
         "ReLU": (VERMILION, "^", "--"),
         "tanh": (PALETTE[3], "s", "--"),
         "learned": (BLUE, "D", "-"),
     }
-    for name, (sizes, errors) in lines.items():
+    for place, (name, (_, errors)) in enumerate(lines.items()):
         color, marker, dashes = styles[name]
-        middle = errors.median(1).values
-        is_compared = dashes == "-"
-        if is_compared:
-            low, high = errors.quantile(0.25, dim=1), errors.quantile(0.75, dim=1)
-            ax.fill_between(sizes, low, high, color=color, alpha=0.13, linewidth=0)
+        x = np.arange(len(errors)) + 0.17 * (place - 1.5)
+        ax.plot(x, errors, ".", color=color, alpha=0.35, markersize=5, zorder=2)
+        middle = [statistics.median(row) for row in errors.tolist()]
         ax.plot(
-            sizes,
+            x,
             middle,
             color=color,
             marker=marker,
-            markersize=5,
+            markersize=6,
             linestyle=dashes,
             label=name,
-            linewidth=2.2 if is_compared else 1.2,
-            zorder=3 if is_compared else 2,
+            linewidth=1.8,
+            zorder=3,
         )
-    ax.set(xscale="log", yscale="log", ylim=(6e-3, 1.5))
-    ticks = (4, 10, 25, 50, 100)
-    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    sizes = zip(lines["GELU"][0], lines["learned"][0], strict=True)
+    ticks = [f"{fixed} or {learned}" for fixed, learned in sizes]
+    ax.set_xticks(range(len(ticks)), ticks)
+    ax.set(yscale="log", ylim=(2e-3, 1.5))
     ax.set_yticks((0.01, 0.1, 1), ("0.01", "0.1", "1"))
     ax.minorticks_off()

@@ -7,8 +7,12 @@ import torch
 from attacks import Attack
 
 
-def same_for_every_error(eps):
-    return [9.0, 9.0]
+def corner(x):
+    return torch.relu(x - 0.3)
+
+
+def rises_and_levels_off(x):
+    return torch.tanh(3 * x)
 
 
 ATTACKS = {
@@ -35,23 +39,10 @@ ATTACKS = {
         },
     ),
     "1.2": Attack(
-        right=[(1537, 960), (1537.0, torch.tensor(960))],
-        wrong={
-            "the answer that stands there": (0, 0),
-            "no bias": (1536, 960),
-            "one linear map": (769, 960),
-            "ViT-T": (385, 960),
-            "one block": (1537, 80),
-            "one function for each block": (1537, 120),
-            "one coefficient for each function": (1537, 96),
-            "a function for each hidden unit": (1537, 12 * 3072 * 10),
-            "the other way round": (960, 1537),
-        },
-    ),
-    "1.3": Attack(
         right=[
             (lambda eps: math.ceil(1 / math.sqrt(2 * eps)),),
             (lambda eps: torch.tensor(0.5 / eps).sqrt().ceil(),),
+            (lambda eps: math.ceil(eps**-0.5 / 2**0.5),),
             (lambda eps: next(n for n in range(1, 10**6) if 0.5 / n**2 <= eps),),
         ],
         wrong={
@@ -59,6 +50,9 @@ ATTACKS = {
             "not lowered": (lambda eps: math.ceil(1 / math.sqrt(eps)),),
             "lowered entirely": (lambda eps: math.ceil(math.sqrt(0.25 / eps)),),
             "rounded down": (lambda eps: math.floor(1 / math.sqrt(2 * eps)),),
+            "rounded down, and one more": (lambda eps: math.floor(1 / math.sqrt(2 * eps)) + 1,),
+            "two at least": (lambda eps: max(2, math.ceil(1 / math.sqrt(2 * eps))),),
+            "a rounded factor": (lambda eps: math.ceil(0.7072 / math.sqrt(eps)),),
             "not rounded": (lambda eps: 1 / math.sqrt(2 * eps),),
             "an interval of length 1": (lambda eps: math.ceil(0.5 / math.sqrt(2 * eps)),),
             "no root": (lambda eps: math.ceil(0.5 / eps),),
@@ -66,25 +60,42 @@ ATTACKS = {
             "a number": (8,),
         },
     ),
-    "1.4": Attack(
+    "1.3": Attack(
         right=[
-            (lambda eps: [1 / eps - 1, 1 / eps - 1],),
-            (lambda eps: (1 / eps, 1 / eps),),
-            # b_1 counts by its absolute value
-            (lambda eps: torch.tensor([1 / eps, -1 / eps]),),
-            # a slope below 1
-            (lambda eps: [100 / eps * (1 - eps / 10), 100 / eps],),
+            (lambda eps: 1 / eps - 1,),
+            (lambda eps: (1 - eps) / eps,),
+            (lambda eps: torch.tensor((1 - eps) / eps, dtype=torch.float64),),
         ],
         wrong={
-            "the answer that stands there": (lambda eps: [1.0, 1.0],),
-            "the same for every error": (same_for_every_error,),
-            "a parabola": (lambda eps: [1 / eps, 0.0],),
-            "no numerator": (lambda eps: [0.0, 1 / eps],),
-            "too small": (lambda eps: [1 / eps - 1.5, 1 / eps - 1.5],),
-            "the square": (lambda eps: [eps**-0.5, eps**-0.5],),
-            "too steep": (lambda eps: [2 / eps, 1 / eps],),
-            "a function of x": (lambda eps: torch.sign(torch.linspace(-1, 1, 201)),),
+            "the answer that stands there": (lambda eps: 1.0,),
+            "large enough for every error": (lambda eps: 9999.0,),
+            "not the smallest": (lambda eps: 1 / eps,),
+            "a root": (lambda eps: eps**-0.5,),
+            "the error itself": (lambda eps: eps,),
+            "twice the error is allowed": (lambda eps: 0.5 / eps - 1,),
+            "a list": (lambda eps: [1 / eps - 1, 1 / eps - 1],),
+            "a number": (9.0,),
         },
-        harmless=("one more", "twice", "another shape"),
+    ),
+    "1.4": Attack(
+        right=[
+            (corner, "ReLU", "learned"),
+            (corner, "ReLU", "tanh"),
+            (rises_and_levels_off, "learned", "ReLU"),
+        ],
+        wrong={
+            "the answer that stands there": (lambda x: 0 * x, "tanh", "GELU"),
+            "the other way round": (corner, "learned", "ReLU"),
+            "both fail": (corner, "GELU", "tanh"),
+            "the same twice": (corner, "ReLU", "ReLU"),
+            "no such function": (corner, "ReLU", "sigmoid"),
+            "the chapter's bump": (lambda x: 2 - torch.exp(-8 * x**2), "tanh", "ReLU"),
+            "the chapter's corner": (lambda x: 3 * x.abs(), "ReLU", "tanh"),
+            "the chapter's wave": (lambda x: torch.sin(8 * x), "tanh", "ReLU"),
+            "nearly constant": (lambda x: 1 + 1e-6 * corner(x), "ReLU", "tanh"),
+            "a number for each input but one": (lambda x: corner(x)[1:], "ReLU", "tanh"),
+        },
+        # a target that is moved or scaled is as good
+        harmless=("the other sign", "one more", "one less", "twice"),
     ),
 }
