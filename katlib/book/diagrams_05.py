@@ -84,5 +84,8 @@ def one_step(
         ax.plot(x[crossings], 0 * x[crossings], "x", color=color, markersize=9, markeredgewidth=2.2)
         plot.label_line(ax, line, f"{name}:\nloss {float(f'{loss:.1g}'):,g}")
     ax.axhline(0, color=BLACK, linewidth=0.8)
+    # the density of standard normal inputs, enlarged to be seen
+    ax.fill_between(x, 0, 8 * np.exp(-(x**2) / 2), color=GREY, alpha=0.25, linewidth=0)
+    ax.text(0, 8.4, "inputs", color=GREY, ha="center")
     ax.set(xlim=(-5, 5), xlabel="x", ylabel="Q(x)")
     return fig

@@ -1,7 +1,8 @@
-"""The drawings of chapter 6: who shares a function, and how a group lies in memory."""
+"""The drawings of chapter 6: what maps do with a function, who shares it, a group in memory."""
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
@@ -18,6 +19,29 @@ INPUTS, OUTPUTS = 4, 3
 INPUT_ROWS = (3.0, 2.0, 1.0, 0.0)
 OUTPUT_ROWS = (2.5, 1.5, 0.5)
 OUTPUT_PLACE = 2.6
+
+
+def from_one_function() -> Figure:
+    """A lopsided bump, and what a stretch, a height and two sums make of it."""
+    fig, axes = plot.new_figure(4, width=8.4, height=2.2, sharex=True, sharey=True)
+    x = np.linspace(-3, 3, 241)
+
+    def shape(x):
+        return (1 + 1.6 * x) / (1 + x**2 + x**4)
+
+    panels = (
+        ("stretch: $F(2x)$", shape(2 * x), plot.BLUE),
+        ("height: $-0.5\\,F(x)$", -0.5 * shape(x), plot.BLUE),
+        ("difference: $F(x) - F(-x)$", shape(x) - shape(-x), plot.VERMILION),
+        ("sum: $F(x) + F(-x)$", shape(x) + shape(-x), plot.PALETTE[3]),
+    )
+    for ax, (title, values, color) in zip(axes, panels, strict=True):
+        ax.plot(x, shape(x), color=GREY, lw=1.2, linestyle="--")
+        ax.plot(x, values, color=color, lw=2)
+        ax.set_title(title, loc="center", fontsize=10)
+        ax.set(xticks=[], yticks=[])
+    axes[0].text(1.1, 0.85, "$F(x)$", color=GREY)
+    return fig
 
 
 def ways_to_share(panels: Sequence[tuple[str, str, str]]) -> Figure:
@@ -59,6 +83,7 @@ def _on_edges(ax: Axes) -> None:
             along = (0.24, 0.42, 0.60)[o]
             at = (along * OUTPUT_PLACE, start + along * (end - start))
             _function(ax, at, (i * OUTPUTS + o) / 11, plot.BLUE, half=0.16)
+            _weight(ax, (0, start), (OUTPUT_PLACE, end))
 
 
 def _on_channels(ax: Axes) -> None:
@@ -83,6 +108,14 @@ def _weights(ax: Axes, y: float) -> None:
     ax.plot((0, 0.8), (y, y), color=GREY, lw=0.8, zorder=1)
     for end in OUTPUT_ROWS:
         ax.plot((0.8, OUTPUT_PLACE), (y, end), color=GREY, lw=0.8, zorder=1)
+        _weight(ax, (0.8, y), (OUTPUT_PLACE, end))
+
+
+def _weight(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """A dot on an edge, not far from its output."""
+    place = OUTPUT_PLACE - 0.52
+    along = (place - start[0]) / (end[0] - start[0])
+    ax.plot(place, start[1] + along * (end[1] - start[1]), "o", color=plot.BLACK, ms=3.5, zorder=5)
 
 
 def _function(ax: Axes, at: tuple[float, float], kind: float, color: str, half: float) -> None:

@@ -53,7 +53,11 @@ def numbers(answer: Any, *shape: int, what: str = "the answer") -> Tensor | None
         Not yet: b has a value that is not finite.
     """
     try:
-        given = torch.as_tensor(_without_fractions(answer)).detach()
+        answer = _without_fractions(answer)
+        given = torch.as_tensor(answer).detach()
+        if not isinstance(answer, (Tensor, np.ndarray)) and not given.is_complex():
+            # again, because torch reads Python's numbers as float32
+            given = torch.as_tensor(answer, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError, OverflowError):
         not_yet(f"{what} must be {_describe(shape)}.")
         return None

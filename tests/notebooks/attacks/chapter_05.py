@@ -33,6 +33,7 @@ ATTACKS = {
             "cancels far outside of the interval": ([1.0, -0.1, 0.0, 0.0],),
             "only one term": ([-1.0, 0.0, 0.0, 0.0],),
             "larger than 1": ([2.0, -1.0, 0.0, 0.0],),
+            "a little larger than 1": ([1 + 1e-8, -0.5, 0.0, 0.0],),
             "three coefficients": ([1.0, -0.5, 0.0],),
             "not a number beside it": ([1.0, -0.5, 0.0, float("nan")],),
         },
@@ -57,6 +58,8 @@ ATTACKS = {
             "one entry": ([0, 0.3, 0, 0], [0, -0.3, 0, -0.1]),
             "three entries": ([0, 0.3, 0, 0.1], [0.1, 0, 0.3, 1e-3]),
             "entries that are nearly 0": ([1e-12, 1e-12, 0, 0], [0, -0.3, 0, -0.1]),
+            "a first entry that drowns": ([0, 0.3, 0, 0.1], [0.01, 1e11, 0, 0]),
+            "the same, other sign": ([0, 0.3, 0, 0.1], [0.01, -1e11, 0, 0]),
             "a nearly 0 entry beside one": ([0, 0.3, 1e-9, 0], [0, -0.3, 0, -0.1]),
         },
         # a multiple of such a set is one
@@ -83,13 +86,13 @@ ATTACKS = {
             ([4, -4, 1, 0],),
             ([0, 4, -4, 1],),
             ([-1.0, 1.0, -0.25, 0.0],),
+            ([4e-4, -4e-4, 1e-4, 0],),
             # x (x - 2)^3, which crosses 0 without a slope
             (torch.tensor([-8.0, 12.0, -6.0, 1.0]),),
         ],
         wrong={
             "the given answer": ([1.0, -0.5, 0.0, 0.0],),
             "all zero": ([0, 0, 0, 0],),
-            "nearly all zero": ([4e-9, -4e-9, 1e-9, 0],),
             "a double zero at -2": ([4, 4, 1, 0],),
             "a double zero at 1": ([1, -2, 1, 0],),
             "slope 0, but not 0": ([4, -1, 0, 0],),

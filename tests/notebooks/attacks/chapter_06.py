@@ -64,12 +64,21 @@ def by_hand(C, G):
     return (k - 1) / k * C / (C - 1)
 
 
-def dealt(C, G):
-    """Deals other functions, by another generator."""
-    random = np.random.default_rng(3)
-    functions = random.standard_normal(C)
-    deals = random.permuted(np.tile(functions, (20_000, 1)), axis=1)
-    return deals.reshape(len(deals), G, -1).var(-1).mean() / functions.var()
+def counted_pairs(C, G):
+    """The share of pairs in a group, drawn with replacement, that are of different channels."""
+    k = C // G
+    pairs = [(i, j) for i in range(k) for j in range(k)]
+    different = sum(i != j for i, j in pairs) / len(pairs)
+    return different / (1 - 1 / C)
+
+
+def only_three_dimensions(x, a, b):
+    rows, tokens, _ = x.shape
+    return strided(x, a, b).reshape(rows, tokens, -1)
+
+
+def only_two_dimensions_and_more(x, a, b):
+    return by_powers(x.view(-1, x.shape[-1]), a, b).view(x.shape[0], *x.shape[1:-1], -1)[:, :]
 
 
 ATTACKS = {
@@ -89,6 +98,8 @@ ATTACKS = {
             "a numerator for each group": (lambda d, o, G, m, n: d * o + o + G * (m + 1 + n),),
             "the 1 of the denominator": (lambda d, o, G, m, n: d * o + o + m + 1 + G * (n + 1),),
             "degrees exchanged": (lambda d, o, G, m, n: d * o + o + n + 1 + G * m,),
+            "n + 2 for m + 1": (lambda d, o, G, m, n: d * o + o + n + 2 + G * n,),
+            "m - 1 for n": (lambda d, o, G, m, n: d * o + o + m + 1 + G * (m - 1),),
             "always (5, 4)": (lambda d, o, G, m, n: d * o + o + 6 + 4 * G,),
             "always 8 groups": (lambda d, o, G, m, n: d * o + o + m + 1 + 8 * n,),
             "a function for each edge": (lambda d, o, G, m, n: d * o * (m + 1 + n) + o,),
@@ -125,12 +136,14 @@ ATTACKS = {
             ),
             "always three groups": (lambda x, a, b: by_powers(x, a[:3], b[:3]),),
             "groups in reverse": (lambda x, a, b: strided(x, a.flip(0), b.flip(0)),),
+            "three dimensions only": (only_three_dimensions,),
+            "two dimensions and more": (only_two_dimensions_and_more,),
             "the input": (lambda x, a, b: x,),
             "not a function": (3,),
         },
     ),
     "6.4": Attack(
-        right=[(left_over,), (by_hand,), (dealt,), (lambda C, G: 1 - (G - 1) / (C - 1),)],
+        right=[(left_over,), (by_hand,), (counted_pairs,), (lambda C, G: 1 - (G - 1) / (C - 1),)],
         wrong={
             "the given answer": (lambda C, G: 1 / G,),
             "with replacement": (lambda C, G: 1 - G / C,),
@@ -142,6 +155,8 @@ ATTACKS = {
             "upside down": (lambda C, G: (C - 1) / (C - G),),
             "nothing gained": (lambda C, G: 1.0,),
             "the given answer at 64 channels": (lambda C, G: (64 - G) / 63,),
+            "a little more": (lambda C, G: left_over(C, G) + 0.008,),
+            "a little less": (lambda C, G: left_over(C, G) - 0.001,),
             "not a function": (0.89,),
         },
     ),
