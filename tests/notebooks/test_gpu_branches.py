@@ -3,10 +3,12 @@
 The cells up to the last one that asks for the device run one after the other, on smaller tensors.
 """
 
+import contextlib
 import json
 import re
 import struct
 from pathlib import Path
+from unittest import mock
 
 import fake_gpu
 import matplotlib
@@ -22,7 +24,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # what a chapter's sizes on a GPU are replaced by
 SMALLER = {
-    "08": {"1024 if device": "64 if device", "else 100_000": "else 128", "30_000, 64": "300, 64"},
+    "08": {"1024 if device": "64 if device", "else 100_000": "else 128"},
     "09": {"128 * 197, 768": "2 * 197, 768", "else 8192": "else 64", "range(6, 16)": "range(6, 9)"},
     "10": {"128 * 197": "4"},
     "12": {
@@ -86,18 +88,35 @@ def after_the_gpus(name: str, function):
     return run
 
 
+@contextlib.contextmanager
+def pretended_t4():
+    """Inside, there is a T4; what it computes is computed on the CPU."""
+    matplotlib.use("agg")
+    compute = {name: getattr(cpu, name) for name in ("forward", "backward")}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(fake_gpu, "NAME", "Tesla T4"))
+        stack.enter_context(mock.patch.object(fake_gpu, "CAPABILITY", (7, 5)))
+        gpu = stack.enter_context(fake_gpu.pretend())
+        # after `pretend`, whose replacements these replace, and taken back before them
+        stack.enter_context(mock.patch.object(jit, "load", lambda *key: IdleModule()))
+        for name, function in compute.items():
+            replacement = after_the_gpus(name, function)
+            stack.enter_context(mock.patch.object(cpu, name, replacement))
+        yield gpu
+
+
+def test_nothing_of_the_t4_is_left():
+    before = cpu.forward, cpu.backward, jit.load
+    with pretended_t4():
+        assert cpu.forward is not before[0]
+    assert (cpu.forward, cpu.backward, jit.load) == before
+
+
 @pytest.fixture
 def t4(monkeypatch, tmp_path):
     """A T4 that is not there, and a folder to work in."""
-    monkeypatch.setattr(fake_gpu, "NAME", "Tesla T4")
-    monkeypatch.setattr(fake_gpu, "CAPABILITY", (7, 5))
     monkeypatch.chdir(tmp_path)
-    matplotlib.use("agg")
-    compute = {name: getattr(cpu, name) for name in ("forward", "backward")}
-    with fake_gpu.pretend() as gpu:
-        monkeypatch.setattr(jit, "load", lambda *key: IdleModule())
-        for name, function in compute.items():
-            monkeypatch.setattr(cpu, name, after_the_gpus(name, function))
+    with pretended_t4() as gpu:
         yield gpu
 
 
