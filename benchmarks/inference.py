@@ -17,7 +17,7 @@ from pathlib import Path
 import fake_gpu
 import torch
 from model import MLP_OF_TITLE, MODELS, build
-from timing import quantiles, ratio, slug, store, turns
+from timing import parse_with_dry_run, quantiles, ratio, slug, store, turns
 from torch import Tensor, nn
 
 # how a model is run: what its name in the results ends with, and how its ratio is called there
@@ -113,15 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 64])
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="run all of it at toy size on a GPU that is not there; keep it apart",
-    )
-    options = parser.parse_args()
-    if options.dry_run:
-        options.device, options.rounds = "cuda", 2
-    return options
+    return parse_with_dry_run(parser)
 
 
 def measure_all(options: argparse.Namespace, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import fake_gpu
 import torch
-from timing import quantiles, ratio, slug, store, turns
+from timing import parse_with_dry_run, quantiles, ratio, slug, store, turns
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,15 +107,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="time the models under torch.compile too"
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="run all of it at toy size on a GPU that is not there; keep it apart",
-    )
-    options = parser.parse_args()
-    if options.dry_run:
-        options.device, options.rounds = "cuda", 2
-    return options
+    return parse_with_dry_run(parser)
 
 
 def measure_all(options: argparse.Namespace, device: torch.device) -> None:

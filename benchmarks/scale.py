@@ -24,7 +24,16 @@ from pathlib import Path
 import fake_gpu
 import torch
 from model import MLP_OF_TITLE, MODELS, build, random_batch, training_step
-from timing import M_MMAP_THRESHOLD, keep_memory, quantiles, ratio, slug, store, turns
+from timing import (
+    M_MMAP_THRESHOLD,
+    keep_memory,
+    parse_with_dry_run,
+    quantiles,
+    ratio,
+    slug,
+    store,
+    turns,
+)
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -366,15 +375,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="run all of it at toy size on a GPU that is not there; keep it apart",
-    )
-    options = parser.parse_args()
-    if options.dry_run:
-        options.device, options.rounds = "cuda", 2
-    return options
+    return parse_with_dry_run(parser)
 
 
 def toy_sizes() -> None:

@@ -10,6 +10,7 @@ flush would wait for Python between the events, so it is sent to sleep until the
 the queue. How long Python needs is a figure of its own, see `host_microseconds`.
 """
 
+import argparse
 import ctypes
 import json
 import math
@@ -225,6 +226,19 @@ def quantiles(times: list[float]) -> dict[str, float]:
 def ratio(times: dict[str, list[float]], way: str, to: str) -> float:
     """The median ratio of one way's time to another's, over the rounds in which both took part."""
     return statistics.median(a / b for a, b in zip(times[way], times[to]))
+
+
+def parse_with_dry_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of a benchmark, with `--dry-run`: two rounds on a GPU that is not there."""
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run all of it at toy size on a GPU that is not there; keep it apart",
+    )
+    options = parser.parse_args()
+    if options.dry_run:
+        options.device, options.rounds = "cuda", 2
+    return options
 
 
 def store(name: str, what: str, device: torch.device, rounds: int, rows: list[dict]) -> None:

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from resets import RESETS, parents_first
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -191,26 +192,7 @@ def test_drop_and_bias_may_be_pairs():
     assert mlp.fc2.bias is None
 
 
-def loop_over_modules(layer):
-    """Parents first, as FSDP and torchtune do it."""
-    for module in layer.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-
-
-def loop_over_leaves(layer):
-    """Only modules with parameters of their own, last ones first."""
-    for module in reversed(list(layer.modules())):
-        if list(module.parameters(recurse=False)):
-            module.reset_parameters()
-
-
-def apply(layer):
-    """Children first."""
-    layer.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
-
-
-RESETS = [loop_over_modules, loop_over_leaves, apply, lambda layer: layer.reset_parameters()]
+WAYS = [*RESETS, lambda layer: layer.reset_parameters()]
 
 
 def fill(layer, value):
@@ -231,7 +213,7 @@ def check_fresh(layer):
         assert (fc.bias == 0).all()
 
 
-@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("reset", WAYS)
 @pytest.mark.parametrize("rest", [7.0, float("nan")])
 def test_whatever_resets_a_layer_gives_back_a_fresh_one(reset, rest):
     """In any order: learned or uninitialised numbers are not read."""
@@ -241,7 +223,7 @@ def test_whatever_resets_a_layer_gives_back_a_fresh_one(reset, rest):
     check_fresh(layer)
 
 
-@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("reset", WAYS)
 def test_deferred_initialisation(reset):
     with torch.device("meta"):
         layer = katlib.GRKANMlp(64, 128)
@@ -257,7 +239,7 @@ def test_copies_are_reset_without_touching_the_original(copied):
     before = copy.deepcopy(layer.state_dict())
     twin = copied(layer)
     fill(twin, 7.0)
-    loop_over_modules(twin)
+    parents_first(twin)
     check_fresh(twin)
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from resets import RESETS, parents_first
 from torch import distributed
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
@@ -103,33 +104,12 @@ KINDS = ["grkan", "mlp"]
 TINY = SMALL | dict(embed_dim=64, num_heads=2)
 
 
-def reset_parents_first(model):
-    """As FSDP and torchtune do it."""
-    for module in model.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-
-
-def reset_owners_last_first(model):
-    """Only modules with parameters of their own, as FSDP calls them."""
-    for module in reversed(list(model.modules())):
-        if list(module.parameters(recurse=False)):
-            module.reset_parameters()
-
-
-def reset_children_first(model):
-    model.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
-
-
 def materialise_one_by_one(model):
     """FSDP gives each module its memory and resets it before it comes to the next."""
     for module in model.modules():
         if list(module.parameters(recurse=False)):
             module.to_empty(device="cpu", recurse=False)
             module.reset_parameters()
-
-
-RESETS = [reset_parents_first, reset_owners_last_first, reset_children_first]
 
 
 def statistics_of(model):
@@ -196,7 +176,7 @@ def test_a_copy_is_reset_by_itself(kind, copied):
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.fill_(7.0)
-    reset_parents_first(twin)
+    parents_first(twin)
     check_fresh(twin, kind)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -205,7 +185,7 @@ def test_a_model_is_built_in_fake_tensor_mode(kind):
     with FakeTensorMode():
         model = katlib.VisionTransformer(**TINY, mlp=kind)
         assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
-        reset_parents_first(model)
+        parents_first(model)
 
 
 @pytest.fixture
@@ -255,7 +235,7 @@ def test_distributed_tensors_are_drawn_as_plain_ones(kind, mesh):
             setattr(module, name, torch.nn.Parameter(shards))
     for model in (plain, sharded):
         torch.manual_seed(1)
-        reset_parents_first(model)
+        parents_first(model)
     state = sharded.state_dict()
     assert all(isinstance(value, DTensor) for value in state.values())
     if kind == "grkan":
