@@ -38,7 +38,8 @@ FOLDER = RESULTS / "compact"
 RATES_FOLDER = RESULTS / "compact-rates"
 EPOCHS = 10
 
-# the learning rates that are tried, in units of the preset's
+# the learning rates that are tried: these, times each of the factors
+RATES = {"lr": 3e-3, "muon_lr": 0.02}
 FACTORS = (0.5, 1.0, 2.0)
 RATE_EPOCHS = 4
 RATE_SEED = 100
@@ -165,8 +166,7 @@ def train_run(
 ) -> dict[str, Any]:
     """Trains one run, or goes on with it; returns its record."""
     condition = CONDITIONS[name]
-    preset = PRESETS[PRESET]
-    rates = {"lr": factor * preset.lr, "muon_lr": factor * preset.muon_lr}
+    rates = {name: factor * rate for name, rate in RATES.items()}
     out = Path("runs/compact") / f"{name}-seed{seed}-{factor}-{epochs}-{holdout}"
     record = train(
         PRESET,

@@ -99,5 +99,5 @@ def test_a_run_leaves_a_record_with_what_was_evaluated(tmp_path, monkeypatch):
     record = compact.train_run("mlp-swiglu", 0, 1.0, 1, draw_tiny())
     assert record["condition"] == "mlp-swiglu"
     assert set(record["precision"]) == {"bf16", "fp16"}
-    assert record["config"]["muon_lr"] == PRESETS[compact.PRESET].muon_lr
+    assert record["config"]["muon_lr"] == compact.RATES["muon_lr"]
     assert set(record["shifted"]) == {*compact.SHIFTS, "none"}

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 import katlib
 from katlib.architecture import Architecture
-from katlib.vit import DropPath
+from katlib.vit import DropPath, attention
 
 # names and shapes of the released KAT-T's parameters
 KAT_TINY = Path(__file__).parent / "kat_tiny_keys.json"
@@ -242,3 +242,13 @@ def test_distributed_tensors_are_drawn_as_plain_ones(kind, mesh):
         assert katlib.gain(sharded.blocks[0].mlp.act2) == katlib.gain(plain.blocks[0].mlp.act2)
     for name, value in plain.state_dict().items():
         assert_close(state[name].full_tensor(), value, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_attention_is_the_scaled_dot_product_of_pytorch_in_every_type(dtype):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 17, 8, dtype=torch.float64)
+    expected = F.scaled_dot_product_attention(q, k, v)
+    result = attention(q.to(dtype), k.to(dtype), v.to(dtype))
+    assert result.dtype == dtype
+    assert_close(result.double(), expected, atol=4 * torch.finfo(dtype).eps, rtol=0.02)
