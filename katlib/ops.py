@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from katlib import cpu, cuda
-from katlib.reference import evaluate, gradients
+from katlib.reference import evaluate, evaluate_by_channel, gradients
 
 LIBRARY = torch.library.Library("katlib", "DEF")
 TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
@@ -55,7 +55,7 @@ _transform_is_active: Callable[[], bool] = getattr(
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
     """F(x) for tensors that are known to fit; `katlib.rational` checks them."""
     if torch.onnx.is_in_onnx_export():
-        return reference_forward(x, numerator, denominator, dim)
+        return _for_export(x, numerator, denominator, dim)
     if _transform_is_active():
         transformed = reference_forward if torch.compiler.is_compiling() else _Rational.apply
         return transformed(x, numerator, denominator, dim)
@@ -155,6 +155,13 @@ def reference_forward(x: Tensor, numerator: Tensor, denominator: Tensor, dim: in
     parts = x.reshape(grouped_shape(x.shape, dim % x.ndim, *groups))
     y = evaluate(parts.to(dtype), numerator.to(dtype), denominator.to(dtype))
     return y.to(x.dtype).reshape(x.shape)
+
+
+def _for_export(x: Tensor, numerator: Tensor, denominator: Tensor, dim: int) -> Tensor:
+    """The operator as plain arithmetic that other runtimes are quick at."""
+    dtype = reference_dtype(x, numerator, denominator)
+    a, b = numerator.to(dtype), denominator.to(dtype)
+    return evaluate_by_channel(x.to(dtype), a, b, dim % x.ndim).to(x.dtype)
 
 
 def reference_backward(

@@ -53,6 +53,42 @@ def evaluate(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (P / Q).expand(x.shape)
 
 
+def evaluate_by_channel(x: Tensor, a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """F(x) = P(x) / Q(x) for exported models: each coefficient is a vector over the channels.
+
+    It has more coefficients than `evaluate` and no groups. Runtimes that call one operator after
+    the other run through whole rows then, and not through one group after the other: onnxruntime
+    takes a quarter of the time.
+
+    Args:
+        x: any shape with C channels in dimension `dim`.
+        a: (Ga, m + 1), the numerators' coefficients; Ga divides C.
+        b: (Gb, n), the denominators' coefficients; Gb divides C.
+        dim: the channels' dimension, not negative.
+
+    Returns:
+        Like x.
+    """
+    shape = (-1, *[1] * (x.ndim - 1 - dim))
+
+    def by_channel(coefficients: Tensor) -> list[Tensor]:
+        if len(coefficients) > 1:
+            coefficients = rows_for_groups(coefficients, x.shape[dim])
+        return [column.reshape(shape) for column in coefficients.unbind(1)]
+
+    P = horner_of_list(x, by_channel(a))
+    Q = horner_of_list(x.abs(), [x.new_ones(()), *by_channel(b.abs())])
+    return (P / Q).expand(x.shape)
+
+
+def horner_of_list(t: Tensor, c: list[Tensor]) -> Tensor:
+    """c_0 + c_1 t + ... + c_k t^k, each coefficient of a shape that broadcasts with t."""
+    value = c[-1]
+    for coefficient in reversed(c[:-1]):
+        value = value * t + coefficient
+    return value
+
+
 def with_constant_one(b: Tensor) -> Tensor:
     """b_1 .. b_n (G, n) as the coefficients 1, b_1 .. b_n (G, n + 1) of a denominator."""
     return torch.cat([b.new_ones(b.shape[0], 1), b], 1)

@@ -432,6 +432,30 @@ def test_both_onnx_exporters_write_plain_arithmetic(dynamo):
     assert_close(torch.from_numpy(y), layer(x).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("degrees", [(5, 4), (3, 0), (0, 2), (0, 0)])
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_what_is_exported_is_the_same_function(monkeypatch, degrees, dim):
+    m, n = degrees
+    x = torch.randn(6, 12, 12, dtype=torch.float64)
+    a = torch.randn(3 if dim else 1, m + 1, dtype=torch.float64)
+    b = torch.randn(2, n, dtype=torch.float64)
+    expected = katlib.rational(x, a, b, dim=dim)
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    assert_close(katlib.rational(x, a, b, dim=dim), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_function_has_one_coefficient_for_each_channel_and_no_groups():
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    layer, file = katlib.GroupRational(16, groups=4), io.BytesIO()
+    torch.onnx.export(layer, (torch.randn(3, 16),), file, dynamo=True)
+    operators = {node.op_type for node in onnx.load_from_string(file.getvalue()).graph.node}
+    assert "Abs" in operators
+    assert operators.isdisjoint({"Where", "Less"})
+
+
 # ---- autocast, other devices, modes
 
 
