@@ -1,4 +1,4 @@
-"""The conditions of a study compared with each other, seed by seed."""
+"""The conditions of a study compared with each other: seed by seed, or all with one control."""
 
 import math
 import statistics
@@ -124,3 +124,118 @@ def _paired_test(first: list[float], second: list[float]) -> tuple[float, float,
     test = stats.ttest_rel(first, second)
     low, high = test.confidence_interval(0.95)
     return low, high, test.pvalue
+
+
+@dataclass(frozen=True)
+class Difference:
+    """All runs of one condition beside all runs of the control.
+
+    Accuracies and their differences are fractions.
+
+    Attributes:
+        condition: its key in the study.
+        title: its name on the page.
+        parameters: of its model.
+        accuracies: in the order of the seeds.
+        difference: of the means, condition minus control; not a number for the control itself, as
+            are `low`, `high` and `p`.
+        low, high: the 95% simultaneous confidence interval of Dunnett's test: all intervals of the
+            family hold together with a probability of 95%.
+        p: of the test that the difference is 0, adjusted for the number of comparisons.
+    """
+
+    condition: str
+    title: str
+    parameters: int
+    accuracies: tuple[float, ...]
+    difference: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def mean(self) -> float:
+        """Mean of the accuracies."""
+        return statistics.mean(self.accuracies)
+
+    @property
+    def verdict(self) -> str:
+        """Better or worse than the control, where the interval leaves out 0; else undecided."""
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "undecided"
+
+
+def compare_with_control(runs: list[dict], control: str = "kat") -> list[Difference]:
+    """Every condition of a study against one control, by Dunnett's test.
+
+    The test takes all runs of a condition, whatever their seeds. It assumes normal scatter of the
+    same size in every condition, which it estimates from all of them together: with three or four
+    runs for each, that is much surer than an estimate for each pair. And it adjusts for the number
+    of comparisons (Dunnett, J. Am. Stat. Assoc. 50, 1955).
+
+    Args:
+        runs: records with the keys "condition", "title", "seed", "parameters" and "test_accuracy".
+        control: the condition that the others are compared with.
+
+    Returns:
+        The control itself, then the others by their difference, the most favourable first.
+
+    Raises:
+        ValueError: there are no runs of the control or of any other condition, or a condition has
+            fewer than two runs.
+        ImportError: scipy, of katlib's extra `notebooks`, is missing.
+    """
+    by_condition: dict[str, list[dict]] = {}
+    for run in sorted(runs, key=lambda run: run["seed"]):
+        by_condition.setdefault(run["condition"], []).append(run)
+    if control not in by_condition or len(by_condition) < 2:
+        raise ValueError(
+            f"runs of {control!r} and of another condition are needed; there are runs of "
+            f"{', '.join(by_condition) or 'none at all'}"
+        )
+    for name, own in by_condition.items():
+        if len(own) < 2:
+            raise ValueError(f"{name!r} has one run; its scatter needs two or more")
+    others = [name for name in by_condition if name != control]
+    differences = _dunnett(
+        [[run["test_accuracy"] for run in by_condition[name]] for name in (control, *others)]
+    )
+    found = [
+        _difference(by_condition[name], *numbers)
+        for name, numbers in zip(others, differences, strict=True)
+    ]
+    found.sort(key=lambda difference: -difference.difference)
+    return [_difference(by_condition[control], math.nan, math.nan, math.nan, math.nan), *found]
+
+
+def _difference(
+    runs: list[dict], difference: float, low: float, high: float, p: float
+) -> Difference:
+    return Difference(
+        condition=runs[0]["condition"],
+        title=runs[0]["title"],
+        parameters=runs[0]["parameters"],
+        accuracies=tuple(run["test_accuracy"] for run in runs),
+        difference=difference,
+        low=low,
+        high=high,
+        p=p,
+    )
+
+
+def _dunnett(samples: list[list[float]]) -> list[tuple[float, float, float, float]]:
+    """Each sample after the first against the first: difference of the means, interval, p."""
+    require("notebooks", "scipy")
+    from scipy import stats
+
+    control, *others = samples
+    # its integral over the multivariate t distribution is sampled; the seed fixes the digits
+    test = stats.dunnett(*others, control=control, random_state=0)
+    interval = test.confidence_interval(0.95)
+    return [
+        (statistics.mean(other) - statistics.mean(control), float(low), float(high), float(p))
+        for other, low, high, p in zip(
+            others, interval.low, interval.high, test.pvalue, strict=True
+        )
+    ]

@@ -5,13 +5,14 @@ The runs that are stored of it are complete.
 
 import math
 
+import numpy as np
 import pytest
 import study
 import torch
 from torch import nn
 
 from katlib.book.results import FOLDER, stored_runs
-from katlib.book.statistics import Comparison, compare
+from katlib.book.statistics import Comparison, compare, compare_with_control
 from katlib.train.recipe import PRESETS, Config, build_model
 
 PRESET = "cifar-pico"
@@ -96,6 +97,59 @@ def test_a_comparison_needs_two_common_seeds():
 
 
 # ---- conditions
+
+
+# Dunnett's own example (1955): breaking strength of fabric, a control and three processes
+DUNNETT = {"kat": (55, 47, 48), "one": (55, 64, 64), "two": (55, 49, 52), "three": (50, 44, 41)}
+
+
+@pytest.fixture
+def against_control():
+    samples = [run for name, values in DUNNETT.items() for run in runs(name, *values)]
+    return compare_with_control(samples)
+
+
+def test_the_control_comes_first_and_the_others_by_their_difference(against_control):
+    assert [found.condition for found in against_control] == ["kat", "one", "two", "three"]
+    assert [found.difference for found in against_control[1:]] == pytest.approx([11, 2, -5])
+
+
+def test_the_intervals_are_those_of_dunnetts_paper(against_control):
+    # pooled s^2 = 19 with 8 degrees of freedom; two-sided t of his table 2a: 2.88
+    width = 2.88 * math.sqrt(19 * (1 / 3 + 1 / 3))
+    for found in against_control[1:]:
+        interval = found.low, found.high
+        assert interval == pytest.approx(
+            (found.difference - width, found.difference + width), abs=0.03
+        )
+
+
+def test_the_verdict_is_whether_the_interval_leaves_out_zero(against_control):
+    assert [found.verdict for found in against_control[1:]] == ["better", "undecided", "undecided"]
+
+
+def test_the_family_is_wrong_in_one_study_of_twenty():
+    """In studies without a difference, some interval leaves out 0 in 5% of them."""
+    generator = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(200):
+        samples = generator.normal(size=(4, 3))
+        drawn = [run for i, s in enumerate(samples) for run in runs("kat" if not i else f"{i}", *s)]
+        wrong += any(found.verdict != "undecided" for found in compare_with_control(drawn)[1:])
+    assert 2 <= wrong <= 20
+
+
+@pytest.mark.parametrize(
+    "found, message",
+    [
+        (runs("kat", 0.5, 0.6), "another condition"),
+        (runs("one", 0.5, 0.6), "'kat' and of another"),
+        (runs("kat", 0.5, 0.6) + runs("one", 0.5), "'one' has one run"),
+    ],
+)
+def test_a_control_needs_others_and_every_condition_two_runs(found, message):
+    with pytest.raises(ValueError, match=message):
+        compare_with_control(found)
 
 
 def test_the_twin_has_the_parameters_of_the_kat():
