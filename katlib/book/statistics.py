@@ -126,6 +126,12 @@ def _paired_test(first: list[float], second: list[float]) -> tuple[float, float,
     return low, high, test.pvalue
 
 
+def paired_interval(differences: list[float]) -> tuple[float, float]:
+    """The 95% confidence interval of the mean of paired differences, by Student's t."""
+    low, high, _ = _paired_test(differences, [0.0] * len(differences))
+    return low, high
+
+
 @dataclass(frozen=True)
 class Difference:
     """All runs of one condition beside all runs of the control.

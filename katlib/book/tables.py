@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from katlib.book.html import Html, table
+from katlib.book.published import IMAGENET, Published
 from katlib.book.results import FOLDER, MODEL_NAMES, RUN_COLUMNS, stored_runs
 from katlib.book.statistics import Comparison, compare
 
@@ -266,11 +267,42 @@ def scale_parallel(folder: Path = FOLDER) -> Html:
     return table(rows, columns, caption)
 
 
+# What papers report
+
+
+def published_accuracy() -> Html:
+    """ImageNet accuracies of the papers, and what lies between them."""
+    columns: dict[str, Callable[[Published], str]] = {
+        "size": lambda row: row.size,
+        "ViT": lambda row: f"{row.vit:.1f}",
+        "DeiT": lambda row: f"{row.deit:.1f}",
+        "KAT": lambda row: f"{row.kat:.1f}",
+        "KAT − ViT": lambda row: f"{row.kat - row.vit:+.1f}",
+        "KAT − DeiT": lambda row: f"{row.kat - row.deit:+.1f}",
+        "KAT from a ViT": lambda row: f"{row.kat_from_vit:.1f}",
+    }
+    return table(IMAGENET, columns, "ImageNet-1k top-1 accuracy in percent, as the papers report.")
+
+
+def published_speed() -> Html:
+    """FlashKAT's report of training throughput."""
+    columns: dict[str, Callable[[Published], str]] = {
+        "size": lambda row: row.size,
+        "ViT": lambda row: f"{row.vit_rate:,.0f}",
+        "KAT, released kernels": lambda row: f"{row.kat_rate:,.0f}",
+        "KAT, FlashKAT's kernels": lambda row: f"{row.flash_rate:,.0f}",
+        "step time against ViT: released": lambda row: f"{row.vit_rate / row.kat_rate:.0f}",
+        "FlashKAT": lambda row: f"{row.vit_rate / row.flash_rate:.2f}",
+    }
+    caption = "Training images a second on one H200, as FlashKAT's authors report."
+    return table(IMAGENET, columns, caption)
+
+
 # The examples
 
 
 @dataclass(frozen=True)
-class _Example:
+class Example:
     """What the table of an example's runs shows.
 
     Attributes:
@@ -304,7 +336,7 @@ class _Example:
         return f"{mean:{sign}.{self.digits}f} ± {deviation:.{self.digits}f}"
 
 
-CONVNET = _Example(
+CONVNET = Example(
     record="example-convnet",
     variant_key="activation",
     variants={"relu": "ReLU", "gelu": "GELU", "rational": "rational, from GELU"},
@@ -313,7 +345,7 @@ CONVNET = _Example(
     scale=100,
     digits=2,
 )
-GPT = _Example(
+GPT = Example(
     record="example-gpt",
     variant_key="mlp",
     variants={"mlp": "MLP, GELU", "grkan": "GR-KAN, from GELU"},
@@ -334,7 +366,7 @@ def gpt(folder: Path = FOLDER) -> Html:
     return _example_table(GPT, folder)
 
 
-def _example_table(example: _Example, folder: Path) -> Html:
+def _example_table(example: Example, folder: Path) -> Html:
     """Mean and standard deviation over seeds, and differences to the first model by seed."""
     record = read(example.record, folder)
     rows = record["rows"]
@@ -381,4 +413,6 @@ TABLES: dict[str, Callable[..., Html]] = {
     "inference": inference,
     "scale-steps": scale_steps,
     "scale-parallel": scale_parallel,
+    "published-accuracy": published_accuracy,
+    "published-speed": published_speed,
 }
