@@ -2,9 +2,8 @@
 
     python benchmarks/inference.py [--model T] [--batch 1 64]
 
-Each runs eagerly and under torch.compile, on a CPU in float32 also from an exported file in
-onnxruntime and OpenVINO, where they are installed; on a GPU in bfloat16. Writes
-results/inference-DEVICE.json.
+Each runs eagerly and under torch.compile, on a CPU in float32 also in onnxruntime, from an exported
+file; on a GPU in bfloat16. Writes results/inference-DEVICE.json.
 """
 
 import argparse
@@ -21,15 +20,17 @@ from model import MLP_OF_TITLE, MODELS, build
 from timing import parse_with_dry_run, quantiles, ratio, slug, store, turns
 from torch import Tensor, nn
 
+# how a model is run: what its name in the results ends with, and how its ratio is called there
+RATIO_NAMES = {"": "eager", " compiled": "compiled", " onnxruntime": "onnxruntime"}
 
-def installed_runtimes() -> list[str]:
-    """The runtimes for ONNX files that are installed; says which are not."""
+
+def onnxruntime_is_installed() -> bool:
+    """Whether models can be exported to ONNX and run; says so if they cannot."""
     # torch.onnx.export writes with onnxscript
-    found = [name for name in RUNTIMES if find_spec(name) and find_spec("onnxscript")]
-    for name in RUNTIMES:
-        if name not in found:
-            print(f"{name} or onnxscript is not installed: its rows are left out")
-    return found
+    if find_spec("onnxruntime") and find_spec("onnxscript"):
+        return True
+    print("onnxruntime or onnxscript is not installed: its rows are left out")
+    return False
 
 
 def in_onnxruntime(model: nn.Module, images: Tensor) -> Callable[[], object]:
@@ -47,26 +48,6 @@ def in_onnxruntime(model: nn.Module, images: Tensor) -> Callable[[], object]:
         onnx_bytes(model, images), settings, providers=["CPUExecutionProvider"]
     )
     return partial(session.run, None, {"images": images.numpy()})
-
-
-def in_openvino(model: nn.Module, images: Tensor) -> Callable[[], object]:
-    """The model's inference in OpenVINO, which fuses chains of elementwise operations."""
-    import openvino
-
-    core = openvino.Core()
-    settings = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    compiled = core.compile_model(core.read_model(onnx_bytes(model, images)), "CPU", settings)
-    request, inputs = compiled.create_infer_request(), {"images": images.numpy()}
-    return lambda: list(request.infer(inputs).values())
-
-
-RUNTIMES = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
-
-# how a model is run: what its name in the results ends with, and how its ratio is called there
-RATIO_NAMES = {"": "eager", " compiled": "compiled"} | {f" {name}": name for name in RUNTIMES}
 
 
 def onnx_bytes(model: nn.Module, images: Tensor) -> bytes:
@@ -89,14 +70,14 @@ def all_ways(
     name: str, images: Tensor, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Callable[[], object]]:
     """Both models, each in every way that is possible here."""
-    runtimes = installed_runtimes() if device.type == "cpu" else []
+    try_onnxruntime = device.type == "cpu" and onnxruntime_is_installed()
     ways: dict[str, Callable[[], object]] = {}
     for title, mlp in MLP_OF_TITLE.items():
         model = build(MODELS[name], mlp).to(device, dtype).eval()
         ways[title] = partial(model, images)
         ways[f"{title} compiled"] = partial(torch.compile(model), images)
-        for runtime in runtimes:
-            ways[f"{title} {runtime}"] = RUNTIMES[runtime](model, images)
+        if try_onnxruntime:
+            ways[f"{title} onnxruntime"] = in_onnxruntime(model, images)
     return ways
 
 

@@ -210,12 +210,11 @@ INFERENCE_WAYS = {
     "eager": "PyTorch",
     "compiled": "torch.compile",
     "onnxruntime": "onnxruntime",
-    "openvino": "OpenVINO",
 }
 
 
 def inference(folder: Path = FOLDER) -> Html:
-    """Inference of a KAT beside the same ViT's, eagerly, compiled and by other runtimes."""
+    """Inference of a KAT beside the same ViT's, eagerly, compiled and by onnxruntime."""
     record = read("inference-cpu", folder)
     lines = [_Inference(row, way) for row in record["rows"] for way in row["ratio"]]
     columns: dict[str, Callable[[_Inference], str]] = {
