@@ -51,8 +51,8 @@ function digits(value, count = 4) {
 
 // Axes in an SVG as wide as its place. Ranges stay as they are while a handle moves, so that nothing jumps.
 class Plot {
-  constructor({ x, y, height, label, xlabel = "x", margin = 30 }) {
-    Object.assign(this, { x, y, height, xlabel, margin, width: 640, handles: [], curves: new Map(), areas: new Map() });
+  constructor({ x, y, height, label, xlabel = "x", margin = 30, xtick = digits, ytick = digits }) {
+    Object.assign(this, { x, y, height, xlabel, margin, xtick, ytick, width: 640, handles: [], curves: new Map(), areas: new Map() });
     this.clip = `katlib-clip-${identifiers++}`;
     this.grid = element("g", { "aria-hidden": "true" });
     this.body = element("g", { "clip-path": `url(#${this.clip})`, "aria-hidden": "true" });
@@ -85,11 +85,11 @@ class Plot {
     const text = (x, y, anchor, words) => this.grid.append(element("text", { x, y, "text-anchor": anchor, class: "tick" }, words));
     for (const t of ticks(this.x, width < 450 ? 5 : 9)) {
       line(this.px(t), top, this.px(t), bottom, t === 0);
-      text(this.px(t), bottom + 15, "middle", digits(t));
+      text(this.px(t), bottom + 15, "middle", this.xtick(t));
     }
     for (const t of ticks(this.y, 7)) {
       line(left, this.py(t), right, this.py(t), t === 0);
-      text(left - 5, this.py(t) + 4, "end", digits(t));
+      text(left - 5, this.py(t) + 4, "end", this.ytick(t));
     }
     text(right + 8, bottom + 15, "start", this.xlabel);
   }
@@ -128,6 +128,13 @@ class Plot {
     }
   }
 
+  // Joins points [x, y] by straight lines; a point that is not finite leaves a gap.
+  trace(name, style, points) {
+    const finite = ([x, y]) => Number.isFinite(x) && Number.isFinite(y);
+    this.path(name, style).setAttribute("d", points.map((point, i) => (finite(point)
+      ? `${i && finite(points[i - 1]) ? "L" : "M"}${this.px(point[0]).toFixed(2)} ${this.py(point[1]).toFixed(2)}` : "")).join(""));
+  }
+
   // Fills between 0 and f(x) on [from, to].
   area(name, style, f, from = this.x[0], to = this.x[1]) {
     const path = this.path(name, style, true), steps = 160;
@@ -142,7 +149,8 @@ class Plot {
     this.path(name, style).setAttribute("d", xs.map((x) => `M${this.px(x).toFixed(2)} ${top}V${bottom}`).join(""));
   }
 
-  // A handle: `where()` says its place, `move(x, y)` takes a new one, `step` is what an arrow key moves it by. `along`: "x" or "y".
+  // A handle: `where()` says its place, `move(x, y)` takes a new one, `step` is what an arrow key moves it by, one number or one for x and one for y.
+  // `along`: "x", "y" or "both".
   handle({ name, says, style, where, move, step, along = "y", shape = "circle" }) {
     const target = element("circle", { r: 18, class: "reach" });
     const dot = element(shape, shape === "circle" ? { r: 7, class: "dot" } : { x: -6, y: -6, width: 12, height: 12, class: "dot" });
@@ -166,8 +174,9 @@ class Plot {
     knob.addEventListener("keydown", (event) => {
       const sign = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 }[event.key];
       if (!sign) return;
-      const [x, y] = where(), by = sign * step * (event.shiftKey ? 10 : 1);
-      if (along === "x") move(x + by, y); else move(x, y + by);
+      const [x, y] = where(), by = sign * (event.shiftKey ? 10 : 1), [dx, dy] = Array.isArray(step) ? step : [step, step];
+      const isSideways = along === "x" || (along === "both" && /Left|Right/.test(event.key));
+      if (isSideways) move(x + by * dx, y); else move(x, y + by * dy);
       event.preventDefault();
     });
     this.handles.push({ knob, where, says, along });

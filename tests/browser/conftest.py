@@ -3,10 +3,13 @@
 import shutil
 from pathlib import Path
 
+import live
 import pdf
 import pytest
 
-HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_build" / "html"
+LIVE = ROOT / "book" / "_static" / "live.js"
 FLAGS = [*pdf.FLAGS, "--disable-background-timer-throttling"]
 
 
@@ -25,14 +28,20 @@ def executable() -> str:
 
 
 @pytest.fixture(scope="session")
-def browser():
+def chromium():
+    """Headless Chromium, with or without a built book."""
     path = executable()
-    skip_without_the_book()
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield running
         running.close()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    skip_without_the_book()
+    return chromium
 
 
 def collect_errors(page, faults: list[str]) -> None:
@@ -52,6 +61,39 @@ def collect_requests_to_the_network(page, faults: list[str]) -> None:
             faults.append(request.url)
 
     page.on("request", on_request)
+
+
+@pytest.fixture
+def show_figure(chromium):
+    """A function that opens a page of one live figure, which its widget need not be built into.
+
+    After the test, nothing may have been requested from the network, and nothing may have gone
+    wrong.
+    """
+    contexts = []
+    faults: list[str] = []
+
+    def show_(widget, width: int = 720, height: int = 900, theme: str = "light", **options):
+        viewport = {"width": width, "height": height}
+        context = chromium.new_context(viewport=viewport, offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        collect_errors(page, faults)
+        collect_requests_to_the_network(page, faults)
+        script = LIVE.read_text(encoding="utf-8")
+        page.set_content(
+            f'<html lang="en" data-theme="{theme}"><head><meta name="viewport" '
+            f'content="width=device-width"></head><body>{live.html(widget, "a")}'
+            f"<script>{script}</script></body></html>"
+        )
+        page.locator('div[data-live="ready"]').wait_for()
+        page.wait_for_timeout(100)
+        return page.locator(".katlib-live")
+
+    yield show_
+    for context in contexts:
+        context.close()
+    assert not faults
 
 
 @pytest.fixture
