@@ -20,7 +20,24 @@ from katlib.vit import VisionTransformer
 
 __version__ = "0.1.0"
 
-LIVE = ("RationalExplorer", "DenominatorExplorer", "SplineExplorer", "TrainedExplorer")
+LIVE = (
+    "RationalExplorer",
+    "DenominatorExplorer",
+    "SplineExplorer",
+    "TrainedExplorer",
+    "ConversionExplorer",
+    "SplineCostExplorer",
+    "ReductionExplorer",
+    "RooflineExplorer",
+    "BlockExplorer",
+    "SummationExplorer",
+    "GroupExplorer",
+    "ModelExplorer",
+    "DepthExplorer",
+    "PadeExplorer",
+    "FitExplorer",
+    "SeedsExplorer",
+)
 # loaded at first use: they need packages that only extras bring
 _LAZY = {"load_cifar10": "katlib.train.data"} | dict.fromkeys(LIVE, "katlib.widgets")
 

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from katlib.rational import RELEASED_GELU, initial_coefficients
 from katlib.widgets.live import Coefficients, LiveFigure, source
-from katlib.widgets.rational import TARGETS, Pair, check_target, checked_pair, preset_list
+from katlib.widgets.rational import (
+    POINTS,
+    TARGETS,
+    Pair,
+    check_target,
+    checked_pair,
+    preset_list,
+    values,
+)
+from katlib.widgets.still import Curve
 
 
 class DenominatorExplorer(LiveFigure):
@@ -59,6 +68,12 @@ class DenominatorExplorer(LiveFigure):
             target=target,
             presets=preset_list(_preset_coefficients()),
         )
+
+    def _still(self) -> list[Curve]:
+        return [
+            Curve(version, POINTS, values(POINTS, self.numerator, self.denominator, version))
+            for version in ("A", "B", "signed", "plain")
+        ]
 
 
 def _preset_coefficients() -> dict[str, Pair]:

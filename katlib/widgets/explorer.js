@@ -1,12 +1,14 @@
 // RationalExplorer: one rational function, its ten coefficients as handles, and what follows from them.
 const SPAN = 4;
+const CLOSE = 0.05;                      // the goal of a newcomer: an error that is about as wide as the line
 
 function draw({ model, el }) {
   const lists = () => [model.get("numerator"), model.get("denominator")];
   const start = lists().map((list) => [...list]), [lo, hi] = model.get("interval"), [nodes, weights] = model.get("quadrature");
   const version = () => (model.get("safe") ? "A" : "plain");
   const shown = { slope: false, target: true, density: true };
-  let probe = 1.5;
+  const first = model.get("handles");                               // those that a newcomer begins with; none: all
+  let probe = 1.5, isOpen = !first.length;
 
   const set = (key, index, value) => {
     const list = [...model.get(key)];
@@ -21,8 +23,8 @@ function draw({ model, el }) {
   const low = new Plot({ x: [-SPAN, SPAN], y: [-2, 8], height: 190, label: "Numerator P and denominator Q with a handle for each coefficient of Q" });
 
   // a_i moves F at x_i = 0, 1, -1, 2, -2, ...; b_j moves Q at its own x_j; closer together where there are many
-  start[0].forEach((_, i) => {
-    const x = (i % 2 ? 1 : -1) * Math.ceil(i / 2) * Math.min(1, SPAN / Math.ceil((start[0].length - 1) / 2));
+  const places = start[0].map((_, i) => (i % 2 ? 1 : -1) * Math.ceil(i / 2) * Math.min(1, SPAN / Math.max(1, Math.ceil((start[0].length - 1) / 2))));
+  places.forEach((x, i) => {
     top.handle({ name: `a${i}`, style: "blue", step: 0.01, where: () => [x, F(x)], says: () => `a${i} = ${digits(lists()[0][i])}`,
       move: (_, y) => set("numerator", i, lists()[0][i] + (y - F(x)) * DENOMINATORS[version()](x, lists()[1]) / x ** i) });
   });
@@ -60,9 +62,28 @@ function draw({ model, el }) {
     redraw();
   }
 
+  // What a newcomer sees: a goal, the curve, and the first handles. The button shows the rest, and hides it again.
+  const beyond = [element("div"), element("div")], count = start[0].length + start[1].length;
+  const goal = element("div", { role: "status", "data-key": "goal" });
+  const more = button("", () => { isOpen = !isOpen; unfold(); redraw(); }, { "data-key": "more" });
+  function unfold() {
+    for (const { knob } of [...top.handles, ...low.handles]) {
+      if (isOpen || first.includes(knob.dataset.name)) knob.removeAttribute("display"); else knob.setAttribute("display", "none");
+    }
+    for (const part of beyond) part.hidden = !isOpen;
+    goal.hidden = isOpen;
+    more.textContent = isOpen ? `only ${first.join(" and ")}` : `show all ${count} coefficients`;
+    more.setAttribute("aria-expanded", isOpen);
+  }
+  function judge(error, name) {
+    const words = error < CLOSE ? `✓ The curve follows ${LABELS[name]}. Now show all ${count} coefficients, and get closer.`
+      : `Goal: move the points ${first.join(" and ")} until the blue curve follows the dashed ${LABELS[name]}.`;
+    if (goal.textContent !== words) goal.textContent = words;
+  }
+
   const redraw = once(() => {
     const [a, b] = lists(), name = model.get("target"), zeros = model.get("safe") ? [] : poles(b, -SPAN, SPAN);
-    top.area("density", "", shown.density && ((x) => Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI) * 2));
+    top.area("density", "", isOpen && shown.density && ((x) => Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI) * 2));
     top.curve("target", "ink dash", shown.target && TARGETS[name]);
     top.curve("slope", "green dot-line", shown.slope && ((x) => derivative(x, a, b, version())), "F′");
     top.curve("F", "blue", F, "F");
@@ -76,6 +97,7 @@ function draw({ model, el }) {
     const moment = nodes.reduce((sum, z, k) => sum + weights[k] * F(z) ** 2, 0), best = Math.max(model.get("best")[name], 1e-6);
     const score = Math.max(0, Math.min(100, 100 * Math.log(error) / Math.log(best)));
     results.error.show(error, `${digits(error)} at x = ${digits(where, 3)}`);
+    judge(error, name);
     results.score.show(score, `${Math.round(score)} of 100`);
     results.gain.show(zeros.length ? NaN : 1 / moment, zeros.length ? "none, E[F²] is infinite" : digits(1 / moment));
     results.poles.show(zeros.length, zeros.length ? zeros.map((x) => `x = ${digits(x, 3)}`).join(", ") : model.get("safe") ? "none, Q ≥ 1" : "none here");
@@ -89,18 +111,25 @@ function draw({ model, el }) {
 
   const row = (...children) => element("div", { class: "strip" }, ...children), controls = (...children) => element("div", { class: "strip controls" }, ...children);
   const presets = model.get("presets").map(([name, ...pair]) => button(LABELS[name] ?? name, () => choose(pair), { "data-preset": name }));
-  const clear = mount(el, "Explorer of a rational function", [top, low], [
-    controls(element("span", { class: "title" }, "start from"), ...presets, button("reset", reset, { title: "key r" })),
+  beyond[0].append(
+    controls(element("span", { class: "title" }, "start from"), ...presets),
     row(element("label", { class: "field" }, "target", target), box("target", "ink dash", "target"), box("slope F′", "green dot-line", "slope"),
-      box("inputs N(0, 1)", "blue", "density")),
-    top.node,
-    row(results.error.node, results.score.node, results.gain.node, results.poles.node),
+      box("inputs N(0, 1)", "blue", "density")));
+  beyond[1].append(
+    row(results.gain.node, results.poles.node),
+    element("div", { class: "hint" }, "The gain is 1 / E[F(z)²] for inputs z from N(0, 1): the factor that gives a signal its size back after F. A pole is a place where Q is 0, so that F is infinite."),
     row(...Object.values(values).map((value) => value.node)),
     low.node,
     row(element("label", { class: "choice" }, safe, "absolute values in Q")),
     row(...fields.flat().map((entry) => entry.node)),
-    controls(button("copy as Python", copy)), code,
+    element("div", { class: "hint" }, `Each handle changes one coefficient alone. Those of a0, a1, … stand on F, at x = ${places.map((x) => digits(x, 3)).join(", ")} in this order; those of b1, b2, … stand on Q.`),
+    controls(button("copy as Python", copy)), code);
+  const clear = mount(el, "Explorer of a rational function", [top, low], [
+    goal, beyond[0], top.node,
+    row(results.error.node, results.score.node, element("span", { class: "controls" }, button("reset", reset, { title: "key r" }), " ", first.length ? more : "")),
+    beyond[1],
   ], redraw);
+  unfold();
   const key = (event) => { if (event.key === "r" && event.target.tagName !== "INPUT") reset(); };
   el.addEventListener("keydown", key);
   model.on("change:numerator change:denominator change:target change:safe", redraw);
@@ -109,6 +138,6 @@ function draw({ model, el }) {
 }
 
 const render = drawn({
-  ...ALLOWED, quadrature: areTwins, best: (best) => Object.keys(TARGETS).every((name) => Number.isFinite(best[name])),
+  ...ALLOWED, quadrature: areTwins, handles: (names) => names.every((name) => typeof name === "string"), best: (best) => Object.keys(TARGETS).every((name) => Number.isFinite(best[name])),
 }, draw);
 export default { render };

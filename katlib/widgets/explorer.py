@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,15 +11,19 @@ import traitlets
 from torch import Tensor
 
 from katlib.rational import RELEASED_GELU, STORED, GroupRational, initial_coefficients
-from katlib.widgets.live import Coefficients, LiveFigure, shown, source
+from katlib.widgets.live import Coefficients, LiveFigure, finite_numbers, shown, source
 from katlib.widgets.rational import (
+    POINTS,
     TARGETS,
     Pair,
     check_target,
     checked_pair,
     preset_list,
     quadrature,
+    target_curve,
+    values,
 )
+from katlib.widgets.still import Curve
 
 
 class RationalExplorer(LiveFigure):
@@ -34,6 +39,9 @@ class RationalExplorer(LiveFigure):
         target: "identity", "relu", "gelu", "swish" or "tanh"; what the error is measured against.
         group: which group of a `GroupRational`.
         degrees: (m, n), if `start` is a name.
+        handles: for newcomers: the few coefficients that have a handle at first, by name, with the
+            values that they begin with, for example {"a0": 1.0}. The goal is to bring the function
+            back to the target, and a button shows the rest. By default all have a handle.
 
     Attributes:
         numerator: list of m + 1 floats, a_0 .. a_m. Can be assigned.
@@ -60,6 +68,7 @@ class RationalExplorer(LiveFigure):
     target = traitlets.Enum(TARGETS).tag(sync=True)
     safe = traitlets.Bool(True).tag(sync=True)
     interval = traitlets.List([-3.0, 3.0]).tag(sync=True)
+    handles = traitlets.List(traitlets.Unicode()).tag(sync=True)
     presets: traitlets.List[Any] = traitlets.List().tag(sync=True)
     best: traitlets.Dict[str, float] = traitlets.Dict().tag(sync=True)
     quadrature: traitlets.List[Any] = traitlets.List().tag(sync=True)
@@ -70,6 +79,7 @@ class RationalExplorer(LiveFigure):
         target: str = "gelu",
         group: int = 0,
         degrees: tuple[int, int] = (5, 4),
+        handles: Mapping[str, float] | None = None,
     ):
         check_target(target)
         self.module: GroupRational | None = None
@@ -77,16 +87,23 @@ class RationalExplorer(LiveFigure):
         if isinstance(start, GroupRational):
             self.module, self.group = start, group
         a, b = checked_pair(*_start_coefficients(start, group, degrees))
+        _set_first(handles or {}, a, b)
         self.lengths = {"numerator": len(a), "denominator": len(b)}
         m, n = len(a) - 1, len(b)
         super().__init__(
             numerator=a,
             denominator=b,
             target=target,
+            handles=list(handles or {}),
             best=_smallest_errors(m, n),
             quadrature=quadrature(),
             presets=preset_list(_preset_coefficients(m, n)),
         )
+
+    def _still(self) -> list[Curve]:
+        version = "A" if self.safe else "plain"
+        y = values(POINTS, self.numerator, self.denominator, version)
+        return [Curve("F", POINTS, y), target_curve(self.target)]
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -126,6 +143,17 @@ def _start_coefficients(start: Any, group: int, degrees: tuple[int, int]) -> tup
         f"start={shown(start)}; allowed are a name, a RationalFit, a GroupRational "
         "or a pair (numerator, denominator)"
     )
+
+
+def _set_first(handles: Mapping[str, float], a: list[float], b: list[float]) -> None:
+    """Gives the coefficients that a newcomer begins with their values, in place."""
+    places = {f"a{i}": (a, i) for i in range(len(a))}
+    places |= {f"b{j}": (b, j - 1) for j in range(1, len(b) + 1)}
+    for name, value in handles.items():
+        if name not in places:
+            raise ValueError(f"handles={shown(handles)}; allowed are {', '.join(places)}")
+        coefficients, place = places[name]
+        (coefficients[place],) = finite_numbers(f"handles[{name!r}]", [value])
 
 
 def _rows_of_group(module: GroupRational, group: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,8 @@ from typing import Any
 import anywidget
 import traitlets
 
+from katlib.widgets import still
+
 FOLDER = Path(__file__).parent
 
 
@@ -77,6 +79,16 @@ class Coefficients(traitlets.List):
         return super().validate(owner, numbers)
 
 
+class Finite(traitlets.Float):
+    """A float within the bounds `min` and `max`, and no NaN, which JSON does not know."""
+
+    def validate(self, owner: Any, value: Any) -> Any:
+        number = super().validate(owner, value)
+        if not math.isfinite(number):
+            raise traitlets.TraitError(f"{self.name}={shown(value)}; allowed are finite numbers")
+        return number
+
+
 class LiveFigure(anywidget.AnyWidget):
     """The base of the live figures: their common style, and what cannot be assigned.
 
@@ -86,6 +98,11 @@ class LiveFigure(anywidget.AnyWidget):
     """
 
     _css = (FOLDER / "figure.css").read_text(encoding="utf-8")
+    # Which versions of anywidget's part in the browser may draw the figure. anywidget itself asks
+    # for the kernel's minor version, so a Jupyter with another one would show an error in place of
+    # the figure.
+    _model_module_version = traitlets.Unicode("*").tag(sync=True)
+    _view_module_version = traitlets.Unicode("*").tag(sync=True)
     lengths: Mapping[str, int] = MappingProxyType({})
     _is_made = False
 
@@ -93,7 +110,9 @@ class LiveFigure(anywidget.AnyWidget):
         super().__init__(**state)
         self._is_made = True
 
-    @traitlets.validate("interval", "presets", "best", "quadrature", "record")
+    @traitlets.validate(
+        "interval", "handles", "presets", "best", "quadrature", "record", "channels"
+    )
     def _keep_what_was_drawn(self, proposal: Any) -> Any:
         """The page reads these once, when it draws the figure."""
         if self._is_made and proposal["value"] != getattr(self, proposal["trait"].name):
@@ -104,3 +123,15 @@ class LiveFigure(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict] | None:
+        """The live figure, and what stands in its place where it does not start."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is None:
+            return None
+        data, metadata = bundle
+        return {**data, "text/html": still.fallback(repr(self), self._still())}, metadata
+
+    def _still(self) -> list[still.Curve]:
+        """The curves of the figure's still picture; without any there is a sentence alone."""
+        return []

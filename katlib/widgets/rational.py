@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from katlib.fit import TARGETS as FUNCTIONS
 from katlib.init import gauss_hermite
 from katlib.widgets.live import finite_numbers
+from katlib.widgets.still import Curve
 
 # the functions that errors are measured against, which `rational.js` knows by these names
 TARGETS = ("identity", "relu", "gelu", "swish", "tanh")
@@ -47,3 +50,38 @@ def _as_list(values: Sequence[float] | Tensor) -> list[float]:
 def quadrature() -> list[list[float]]:
     """Nodes and weights of E[F(z)^2], z ~ N(0, 1), for the page; those of `katlib.gain`."""
     return [values.tolist() for values in gauss_hermite()]
+
+
+# ---- still pictures
+
+
+# where they draw functions, as the page does
+POINTS = np.linspace(-4, 4, 81)
+
+
+def target_curve(target: str) -> Curve:
+    return Curve(target, POINTS, FUNCTIONS[target](torch.from_numpy(POINTS)).numpy(), dashed=True)
+
+
+# a plain denominator can be 0, and large coefficients overflow
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
+def values(
+    x: np.ndarray, numerator: Sequence[float], denominator: Sequence[float], version: str = "A"
+) -> np.ndarray:
+    """P(x) / Q(x), infinite or not a number where Q is 0.
+
+    Args:
+        x: (N,).
+        numerator, denominator: a_0 .. a_m and b_1 .. b_n.
+        version: of Q: "A", "B", "signed" or "plain", as in `DenominatorExplorer`.
+    """
+    P = np.polynomial.polynomial.polyval(x, numerator)
+    b = np.asarray(denominator, dtype=float)
+    powers = x[:, None] ** np.arange(1, len(b) + 1)  # (N, n)
+    Q = {
+        "A": 1 + np.abs(b * powers).sum(1),
+        "B": 1 + np.abs((b * powers).sum(1)),
+        "signed": 1 + (np.abs(b) * powers).sum(1),
+        "plain": 1 + (b * powers).sum(1),
+    }[version]
+    return P / Q

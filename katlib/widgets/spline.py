@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import traitlets
 from torch import Tensor
 
+from katlib.spline import bspline_basis
 from katlib.widgets.live import Coefficients, LiveFigure, finite_numbers, shown, source
+from katlib.widgets.still import Curve
 
 GRIDS = range(2, 13)
 ORDERS = range(4)
@@ -76,6 +79,17 @@ class SplineExplorer(LiveFigure):
         except ValueError as error:
             raise traitlets.TraitError(str(error)) from None
         return numbers if name == "coefficients" else value
+
+    def _still(self) -> list[Curve]:
+        low, high = self.interval
+        step = (high - low) / self.grid
+        # the interval's knots, and `order` more on either side
+        places = torch.arange(-self.order, self.grid + self.order + 1, dtype=torch.float64)
+        # up to the last knot, which belongs to no basis function
+        x = torch.linspace(low, high - 1e-6 * (high - low), 81, dtype=torch.float64)
+        basis = bspline_basis(x, low + step * places, self.order)  # (81, grid + order)
+        coefficients = torch.tensor(self.coefficients, dtype=torch.float64)
+        return [Curve("the spline", x.tolist(), (basis @ coefficients).tolist())]
 
 
 def _check_sizes(grid: Any, order: Any) -> None:

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import traitlets
 
 from katlib.provenance import ROOT
 from katlib.widgets.live import LiveFigure, shown, source
-from katlib.widgets.rational import quadrature
+from katlib.widgets.rational import quadrature, values
+from katlib.widgets.still import Curve
 
 # of the book's trained KAT; an installed package has no results
 RECORD = ROOT / "results" / "inside-kat-cifar10.json"
@@ -106,6 +108,21 @@ class TrainedExplorer(LiveFigure):
                 f"{name}={value!r}; the record has {', '.join(map(repr, sorted(allowed)))}"
             )
         return value
+
+    def _still(self) -> list[Curve]:
+        record = json.loads(self.record)
+        history = record["functions"][f"blocks.{self.block}.mlp.{self.function}"]
+        low, high = record["interval"]
+        x = np.linspace(low, high, 81)
+
+        def curve(name: str, epoch: int, dashed: bool = False) -> Curve:
+            a, b = history["numerator"][epoch], history["denominator"][epoch]
+            groups = math.lcm(len(a), len(b))
+            row = [rows[self.group * len(rows) // groups] for rows in (a, b)]
+            return Curve(name, x, values(x, *row), dashed)
+
+        now = f"F after epoch {record['epochs'][self.epoch]['epoch']}"
+        return [curve(now, self.epoch), curve("its start", 0, dashed=True)]
 
 
 def _check_record(record: Any) -> None:

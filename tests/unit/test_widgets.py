@@ -92,6 +92,20 @@ def test_the_quadrature_is_that_of_the_gain():
     assert 1 / second_moment == pytest.approx(katlib.gain("gelu"), rel=1e-5)
 
 
+def test_the_handles_of_a_newcomer_begin_with_the_values_that_are_given():
+    explorer = katlib.RationalExplorer("gelu", handles={"a0": 1.0, "b2": 0.5})
+    a, b = initial_coefficients("gelu")
+    assert explorer.handles == ["a0", "b2"]
+    assert explorer.numerator == pytest.approx([1.0, *a.tolist()[1:]])
+    assert explorer.denominator[1] == 0.5 and explorer.denominator[2] == pytest.approx(b[2])
+
+
+@pytest.mark.parametrize("handles", [{"a6": 0.0}, {"b0": 0.0}, {"a0": float("nan")}])
+def test_a_handle_that_there_is_not_is_refused(handles):
+    with pytest.raises(ValueError, match="handles"):
+        katlib.RationalExplorer("gelu", handles=handles)
+
+
 def test_a_module_can_start_from_an_explorer():
     explorer = katlib.RationalExplorer("swish")
     module = katlib.GroupRational(8, groups=2, init=explorer)
