@@ -4,6 +4,8 @@
         every kernel's FLOPs and bytes, and the memory that is in use after it
     step_seconds(step, machine)
         the roofline model (Williams et al., 2009), kernel by kernel
+    CHIPS["H200"].machine()
+        a GPU by its data sheet, which also bounds the instructions of the rational function
     parallel_seconds(step, machine, processes=8, link=450e9)
         with the gradients summed over several processes
 
@@ -12,8 +14,10 @@ numbers (PyTorch's `FakeTensorMode`), so a model can be counted that would not f
 machine. Chapter 15 builds the model of cost and compares it with measured steps.
 """
 
+import contextlib
+import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +29,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from katlib import ops  # noqa: F401  (registers the operators of katlib)
+from katlib import (
+    ops,  # noqa: F401  (registers the operators of katlib)
+    vit,
+)
 
 aten = torch.ops.aten
 
@@ -70,6 +77,53 @@ def _rational_backward_flops(
     return (6 * _horner_steps(numerator, denominator) + 9) * x.numel()
 
 
+# ---- the instructions of rational.cu, for one element
+
+
+# The float32 arithmetic is as exact as the formulas below. The rest is what the machine code has
+# besides, for bfloat16 on an H100: conversions, the reciprocal, addresses, loads and stores.
+OTHER_FORWARD, OTHER_BACKWARD = 4.75, 8.125
+
+
+def rational_instructions(m: int, n: int, backward: bool = False) -> tuple[float, float]:
+    """Instructions an element of katlib's CUDA kernel, and how many of them are float32 arithmetic.
+
+    A multiplication with an addition is one instruction. The backward kernel evaluates P, P', Q and
+    Q', makes the powers of |x| and adds m + 1 + n terms to as many sums. For degrees up to (5, 4)
+    the counts are those of `python -m katlib.cuda.sass`; for larger ones, where the kernel guards
+    against overflow, they are up to a tenth too low.
+
+    Args:
+        m, n: the degrees of numerator and denominator.
+        backward: of the backward kernel, with all gradients; else of the forward kernel.
+
+    Returns:
+        (all instructions, float32 arithmetic)
+
+    Example:
+        >>> from katlib.book.cost import rational_instructions
+        >>> rational_instructions(5, 4), rational_instructions(5, 4, backward=True)
+        ((14.75, 10), (45.125, 37))
+    """
+    if backward:
+        arithmetic = 3 * (m + n) + m + 5
+        return arithmetic + OTHER_BACKWARD, arithmetic
+    arithmetic = m + n + 1
+    return arithmetic + OTHER_FORWARD, arithmetic
+
+
+def _instructions(op: Operator, args: tuple) -> tuple[float, float]:
+    """All instructions of a kernel and its float32 arithmetic; (0, 0) if they are not counted."""
+    packet = op.overloadpacket
+    backward = packet == torch.ops.katlib.rational_backward
+    if not backward and packet != torch.ops.katlib.rational:
+        return 0.0, 0.0
+    x, numerator, denominator = args[1:4] if backward else args[:3]
+    degrees = numerator.shape[1] - 1, denominator.shape[1]
+    issued, arithmetic = rational_instructions(*degrees, backward)
+    return issued * x.numel(), arithmetic * x.numel()
+
+
 FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
@@ -106,6 +160,8 @@ class Kernel:
         flops: its floating-point operations; 0 where they are not worth counting.
         bytes: what it reads and writes.
         alive: the bytes of all tensors that exist after it.
+        instructions: what a GPU issues for it, where that is counted: of the rational function.
+        arithmetic: how many of these are float32 arithmetic.
     """
 
     name: str
@@ -113,6 +169,8 @@ class Kernel:
     flops: int
     bytes: int
     alive: int
+    instructions: float = 0.0
+    arithmetic: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,12 +220,102 @@ class Machine:
         bandwidth: bytes/s of a copy, read and written.
         call: seconds that Python and PyTorch need for each kernel.
         waits: whether a call waits for its kernel, as on a CPU, or goes on, as on a GPU.
+        issue: instructions a second of all threads together; without it, instructions are free.
+        arithmetic: of these, float32 arithmetic.
     """
 
     peak: float
     bandwidth: float
     call: float
     waits: bool = True
+    issue: float = math.inf
+    arithmetic: float = math.inf
+
+
+# A multiprocessor has four schedulers. Each issues, per clock, one instruction for 32 threads.
+ISSUED_PER_CLOCK = 4 * 32
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A GPU by its data sheet.
+
+    Args:
+        name: without the maker's.
+        multiprocessors: how many it has.
+        lanes: units of a multiprocessor for float32 arithmetic.
+        clock: Hz, the highest.
+        bandwidth: bytes/s of its memory.
+        peak: FLOP/s of matrix products in half precision, without sparsity.
+
+    Example:
+        >>> from katlib.book.cost import CHIPS
+        >>> h100 = CHIPS["H100"]
+        >>> f"{h100.room(4):.1f} instructions an element of 4 bytes, {h100.room(6):.1f} of 6"
+        '39.9 instructions an element of 4 bytes, 59.9 of 6'
+    """
+
+    name: str
+    multiprocessors: int
+    lanes: int
+    clock: float
+    bandwidth: float
+    peak: float
+
+    @property
+    def issue(self) -> float:
+        """Instructions a second, counted for every thread."""
+        return self.multiprocessors * ISSUED_PER_CLOCK * self.clock
+
+    @property
+    def arithmetic(self) -> float:
+        """Of these, float32 arithmetic: half the FLOP/s that the data sheet has for float32."""
+        return self.multiprocessors * self.lanes * self.clock
+
+    def room(self, moved: float) -> float:
+        """The instructions that can be issued while the memory moves so many bytes."""
+        return self.issue * moved / self.bandwidth
+
+    def load(self, instructions: float, arithmetic: float, moved: float) -> float:
+        """The time for instructions in units of the time for bytes; above 1, memory waits.
+
+        Args:
+            instructions: of an element.
+            arithmetic: how many of them are float32 arithmetic.
+            moved: bytes of an element.
+        """
+        computing = max(instructions / self.issue, arithmetic / self.arithmetic)
+        return computing * self.bandwidth / moved
+
+    def machine(self, call: float = 0.0, share: float = 1.0) -> Machine:
+        """The machine of the cost model.
+
+        Args:
+            call: seconds that Python and PyTorch need for each kernel.
+            share: the fraction of all its rates that is reached.
+        """
+        return Machine(
+            peak=share * self.peak,
+            bandwidth=share * self.bandwidth,
+            call=call,
+            waits=False,
+            issue=share * self.issue,
+            arithmetic=share * self.arithmetic,
+        )
+
+
+# NVIDIA's data sheets and white papers (T4, A100 SXM with 80 GB, H100 SXM, H200 SXM, HGX B200). As
+# a check, 2 x multiprocessors x lanes x clock is the FLOP/s that they have for float32.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("T4", 40, 64, 1.59e9, 320e9, 65e12),
+        Chip("A100", 108, 64, 1.41e9, 2.039e12, 312e12),
+        Chip("H100", 132, 128, 1.98e9, 3.35e12, 989e12),
+        Chip("H200", 132, 128, 1.98e9, 4.8e12, 989e12),
+        Chip("B200", 148, 128, 1.98e9, 8.0e12, 2250e12),
+    )
+}
 
 
 # ---- counting
@@ -199,12 +347,15 @@ class _Meter(TorchDispatchMode):
             self._track(tensor)
         if _runs_a_kernel(op):
             packet = op.overloadpacket
+            instructions, arithmetic = _instructions(op, args)
             kernel = Kernel(
                 name=f"{op.namespace}::{packet.__name__}",
                 phase=self.phase,
                 flops=FLOPS[packet](*args, **kwargs, out_val=result) if packet in FLOPS else 0,
                 bytes=_bytes_read((args, kwargs)) + sum(tensor.nbytes for tensor in written),
                 alive=self.alive,
+                instructions=instructions,
+                arithmetic=arithmetic,
             )
             self.kernels.append(kernel)
         return result
@@ -259,6 +410,20 @@ def _written(op: Operator, args: tuple, result: Any) -> list[Tensor]:
     return _tensors([args[place] for place in places if place < len(args)])
 
 
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """Inside, a transformer's attention is one kernel in half precision too, as on a GPU.
+
+    On a CPU `katlib.vit` takes three steps there.
+    """
+    before = vit.attention
+    vit.attention = lambda q, k, v: F.scaled_dot_product_attention(q, k, v)
+    try:
+        yield
+    finally:
+        vit.attention = before
+
+
 def count_step(
     build: Callable[[], nn.Module], batch_size: int, img_size: int = 224, half: bool = False
 ) -> Step:
@@ -272,7 +437,7 @@ def count_step(
         half: whether the step runs under bfloat16 autocast; parameters, gradients and the
             optimizer stay float32.
 
-    Attention is counted as the fused kernel, which PyTorch takes where it can. `half` follows the
+    Attention is counted as the fused kernel, which PyTorch takes on a GPU. `half` follows the
     CPU's rules of autocast. They agree with a GPU's if every norm's input is float32, as it is in
     the transformers of this package. The counts are those of separate kernels (eager mode);
     `torch.compile` fuses some of them, which then move fewer bytes.
@@ -296,7 +461,7 @@ def count_step(
         meter.kernels.clear()
 
         meter.phase = "forward"
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), fused_attention():
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
         meter.phase = "backward"
@@ -323,8 +488,10 @@ def _optimizer_with_moments(model: nn.Module) -> torch.optim.Optimizer:
 def step_seconds(step: Step, machine: Machine, phase: str | None = None) -> float:
     """The least seconds for a step, by the roofline of the machine.
 
-    Every kernel runs at the machine's peak or at its bandwidth, whichever takes longer. If calls
-    wait for kernels, both times add up; if not, the longer of the two counts.
+    Every kernel takes as long as its FLOPs, its bytes or its instructions, whichever takes longest.
+    Only the rational function's instructions are counted, so what else a step has may take longer
+    than its bound. If calls wait for kernels, both times add up; if not, the longer of the two
+    counts.
 
     Args:
         step: from `count_step`.
@@ -332,11 +499,18 @@ def step_seconds(step: Step, machine: Machine, phase: str | None = None) -> floa
         phase: one phase, "forward", "backward" or "update"; all by default.
     """
     kernels = [kernel for kernel in step.kernels if phase in (None, kernel.phase)]
-    running = sum(
-        max(kernel.flops / machine.peak, kernel.bytes / machine.bandwidth) for kernel in kernels
-    )
+    running = sum(_kernel_seconds(kernel, machine) for kernel in kernels)
     calling = machine.call * len(kernels)
     return running + calling if machine.waits else max(running, calling)
+
+
+def _kernel_seconds(kernel: Kernel, machine: Machine) -> float:
+    return max(
+        kernel.flops / machine.peak,
+        kernel.bytes / machine.bandwidth,
+        kernel.instructions / machine.issue,
+        kernel.arithmetic / machine.arithmetic,
+    )
 
 
 def reduce_seconds(bytes: float, processes: int, link: float) -> float:

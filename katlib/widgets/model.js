@@ -79,7 +79,7 @@ async function draw({ model, el }) {
       chosen: model.get("function"), needs: isShaded ? needs : null, isDrawing };
   }
 
-  const status = element("p", { class: "hint", role: "status" }, "The weights are loading …"), say = (text) => { status.textContent = text; };
+  const status = element("p", { class: "hint status", role: "status" }, "The weights are loading …"), say = (text) => { status.textContent = text; };
   const strip = pictureStrip(spec, images, act), picture = tokenPicture(spec, act), shares = bars(spec), blocks = blockRows(spec, act);
   const map = functionMap(spec, act), editor = functionEditor(spec, act), changes = changeList(spec, act), result = verdict(spec, act);
   const parts = [strip, picture, shares, blocks, map, editor, changes, result];

@@ -232,8 +232,10 @@ def _checked_images(images: Any, model: VisionTransformer) -> tuple[Tensor, Tens
         ValueError: they do not fit the model.
     """
     size, classes = model.architecture.img_size, model.architecture.num_classes
-    is_pair = isinstance(images, (tuple, list)) and len(images) == 2
-    pixels, labels = images if is_pair else (None, None)
+    pixels: Any = None
+    labels: Any = None
+    if isinstance(images, (tuple, list)) and len(images) == 2:
+        pixels, labels = images
     is_right = (
         isinstance(pixels, Tensor)
         and pixels.dtype == torch.uint8

@@ -54,7 +54,7 @@ function pictureStrip(spec, images, act) {
     paint(canvas, pixels);
     return element("button", { type: "button", role: "radio", class: "thumb", "data-image": index, onclick: () => act.show(index) }, canvas);
   });
-  const input = element("input", { type: "file", accept: "image/*", hidden: true, onchange: () => input.files[0] && act.read(input.files[0]) });
+  const input = element("input", { type: "file", accept: "image/*", hidden: true, "aria-label": "a picture of your own", onchange: () => input.files[0] && act.read(input.files[0]) });
   const own = button("a picture of your own …", () => input.click()), blank = button("blank", act.blank), pen = button("draw", act.draw, { "aria-pressed": false });
   const colour = element("input", { type: "color", value: "#3c7a2a", "aria-label": "colour to draw with", oninput: () => act.dip(colour.value) });
   const strip = element("div", { class: "thumbs", role: "radiogroup", "aria-label": "test images", onkeydown: (event) => arrows(event, thumbs, thumbs.length) }, ...thumbs);
@@ -344,9 +344,9 @@ function changesOf(spec, { coefficients, removed }) {
 }
 
 function changeList(spec, act) {
-  const list = element("ul", { class: "changes", "aria-label": "what is changed" });
+  const list = element("ul", { class: "changes", "aria-label": "what is changed" }), link = act.link ? [button("copy a link to this", act.link)] : [];
   let shown = null;
-  return { node: list, update: ({ edits }) => {
+  return { node: element("div", {}, list, element("div", { class: "strip controls" }, ...link)), update: ({ edits }) => {
     const changes = changesOf(spec, edits), text = JSON.stringify(changes);
     if (text === shown) return;
     shown = text;
@@ -359,16 +359,16 @@ function changeList(spec, act) {
 
 function verdict(spec, act) {
   const said = element("span", { class: "said", role: "status" }), share = readout("", "share"), right = readout("recognised:", "right");
-  const undo = button("undo all", () => act.undo(), { title: "key Escape" }), link = act.link ? [button("copy a link to this", act.link)] : [];
+  const undo = button("undo all", () => act.undo(), { title: "key Escape" });
   const count = (all) => all.filter((logits, i) => indexOfLargest(logits) === spec.labels[i]).length, trained = count(spec.logits);
-  return { node: element("div", { class: "strip verdict" }, said, share.node, right.node, undo, ...link), update: ({ logits, label, index, all, edits }) => {
+  return { node: element("div", { class: "strip verdict" }, said, share.node, right.node, undo), update: ({ logits, label, index, all, edits }) => {
     const shares = softmax(logits), best = indexOfLargest(shares), which = label ?? best;
     const text = `says ${spec.classes[best]}${label === null ? "" : best === label ? ", and is right" : `; it is: ${spec.classes[label]}`}`;
     if (said.textContent !== text) said.textContent = text;        // spoken only when the answer changes
-    const before = index === null ? "" : ` (as trained ${percent(softmax(spec.logits[index])[which])})`;
+    const before = index === null ? "" : ` (was ${percent(softmax(spec.logits[index])[which])})`;
     share.node.firstChild.data = `${spec.classes[which]}: `;
     share.show(shares[which], percent(shares[which]) + before);
-    right.show(count(all), `${count(all)} of ${all.length} test images (as trained ${trained})`);
+    right.show(count(all), `${count(all)} of ${all.length} (was ${trained})`);
     undo.disabled = changesOf(spec, edits).length === 0;
   } };
 }

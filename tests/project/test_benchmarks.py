@@ -259,21 +259,6 @@ def functions_of(notebook, name):
 
 
 @pytest.mark.parametrize("host_us", [46, 5_000])
-def test_chapter_9_times_the_gpu_and_not_python(chip, host_us):
-    names = functions_of("09_roofline", "clock")
-    names["device"] = CUDA
-    times = names["clock"]({"call": call(chip, host_us, device_us=20)})
-    assert times["call"] == pytest.approx([20 * MICROSECOND] * 9, rel=1e-3)
-
-
-def test_chapter_9_times_a_cpu_by_the_hosts_clock(chip):
-    names = functions_of("09_roofline", "clock")
-    names["device"] = CPU
-    times = names["clock"]({"call": call(chip, host_us=46, device_us=20)})
-    assert times["call"] == pytest.approx([46 * MICROSECOND] * 9)
-
-
-@pytest.mark.parametrize("host_us", [46, 5_000])
 def test_chapter_10_times_the_gpu_and_not_python(chip, host_us):
     names = functions_of("10_kernel_ladder", "time_stages")
     milliseconds = names["gpu_milliseconds"](call(chip, host_us, device_us=20))

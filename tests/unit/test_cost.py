@@ -11,14 +11,25 @@ from torch.utils.flop_counter import FlopCounterMode
 import katlib
 from katlib.book.cost import (
     BUCKET,
+    CHIPS,
     Kernel,
     Machine,
     Step,
     count_step,
+    fused_attention,
     parallel_seconds,
+    rational_instructions,
     reduce_seconds,
     step_seconds,
 )
+from katlib.cuda import jit, sass
+
+try:
+    jit.nvrtc()
+    missing = "" if sass.cuobjdump() else "cuobjdump (in the triton wheel) was not found"
+except OSError as error:
+    missing = str(error)
+needs_the_tools = pytest.mark.skipif(bool(missing), reason=missing or "-")
 
 SMALL = dict(img_size=32, patch_size=4, embed_dim=64, depth=3, num_heads=2, num_classes=10)
 BATCH = 16
@@ -50,7 +61,7 @@ class RealStep:
         self.run()
 
     def loss(self) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half), fused_attention():
             logits = self.model(self.images)
         return F.cross_entropy(logits.float(), self.labels)
 
@@ -213,6 +224,71 @@ def test_the_update_moves_seven_numbers_a_parameter(half):
     assert adamw.bytes == pytest.approx(7 * FLOAT32 * step.parameters, rel=0.01)
 
 
+# ---- instructions
+
+
+@needs_the_tools
+@pytest.mark.parametrize("degrees, low", [((3, 2), 0), ((5, 4), 0), ((8, 8), 0.1)])
+def test_instructions_are_those_of_the_machine_code(degrees, low):
+    """With large degrees the kernel guards against overflow, which the formulas leave out."""
+    kernels, _ = sass.measure(torch.bfloat16, 90, degrees)
+    for backward in (False, True):
+        found = kernels["rational_backward" if backward else "rational_forward"].instructions
+        counted, _ = rational_instructions(*degrees, backward)
+        assert (1 - low) * found - 0.2 < counted < found + 0.2
+
+
+@needs_the_tools
+@pytest.mark.parametrize("dtype, arch", [(torch.float16, 75), (torch.bfloat16, 80)], ids=str)
+def test_other_chips_need_about_as_many_instructions(dtype, arch):
+    kernels, _ = sass.measure(dtype, arch)
+    for backward in (False, True):
+        found = kernels["rational_backward" if backward else "rational_forward"].instructions
+        assert rational_instructions(5, 4, backward)[0] == pytest.approx(found, rel=0.06)
+
+
+def test_a_step_counts_the_instructions_of_the_rational_function_alone():
+    elements = BATCH * TOKENS * SMALL["embed_dim"] * (1 + 4) * SMALL["depth"]
+    counted = {"katlib::rational": 0.0, "katlib::rational_backward": 0.0}
+    for kernel in count("grkan").kernels:
+        if kernel.instructions:
+            counted[kernel.name] += kernel.instructions
+    assert counted["katlib::rational"] == pytest.approx(14.75 * elements)
+    assert counted["katlib::rational_backward"] == pytest.approx(45.125 * elements)
+
+
+def test_a_vit_has_no_instructions_that_are_counted():
+    assert not any(kernel.instructions for kernel in count("mlp").kernels)
+
+
+# ---- chips
+
+
+@pytest.mark.parametrize(
+    "name, teraflops", [("T4", 8.1), ("A100", 19.5), ("H100", 67), ("H200", 67), ("B200", 75)]
+)
+def test_the_float32_peak_of_a_chip_is_that_of_its_data_sheet(name, teraflops):
+    assert 2 * CHIPS[name].arithmetic == pytest.approx(1e12 * teraflops, rel=0.01)
+
+
+def test_the_room_of_an_h100_by_hand():
+    """132 multiprocessors, 4 schedulers, 32 threads, 1.98 GHz; 3.35 TB/s."""
+    per_byte = 132 * 4 * 32 * 1.98e9 / 3.35e12
+    assert CHIPS["H100"].room(4) == pytest.approx(4 * per_byte) == pytest.approx(39.9, abs=0.05)
+    assert CHIPS["H100"].room(6) == pytest.approx(59.9, abs=0.05)
+
+
+def test_the_backward_pass_in_bfloat16_exceeds_the_issue_slots_of_an_h200_but_not_of_an_h100():
+    needs = rational_instructions(5, 4, backward=True)
+    assert CHIPS["H100"].load(*needs, moved=6) == pytest.approx(0.75, abs=0.01)
+    assert CHIPS["H200"].load(*needs, moved=6) == pytest.approx(1.08, abs=0.01)
+
+
+def test_a_chip_with_few_float32_units_is_limited_by_them():
+    chip = CHIPS["A100"]
+    assert chip.load(10, 10, moved=1) == 2 * chip.load(10, 5, moved=1) == 2 * chip.load(10, 0, 1)
+
+
 # ---- seconds
 
 STEP = Step(
@@ -246,6 +322,39 @@ def test_a_processor_whose_calls_do_not_wait_hides_them_behind_its_kernels():
 def test_a_very_fast_processor_is_limited_by_the_calls():
     machine = Machine(peak=1e9, bandwidth=1e9, call=1, waits=False)
     assert step_seconds(STEP, machine) == 4
+
+
+FUNCTION = Kernel(
+    "rational", "forward", flops=1000, bytes=10, alive=0, instructions=600.0, arithmetic=400.0
+)
+FUNCTION_STEP = Step((FUNCTION,), parameters=1, batch_size=1, before=0)
+
+
+@pytest.mark.parametrize(
+    "rates, seconds",
+    [({}, 1), ({"issue": 100}, 6), ({"arithmetic": 50}, 8), ({"issue": 1e9, "arithmetic": 1e9}, 1)],
+    ids=["not limited", "by issue", "by float32 units", "by bytes"],
+)
+def test_a_function_takes_at_least_as_long_as_its_instructions(rates, seconds):
+    """The tensor cores' peak says nothing of a function that does not run on them."""
+    machine = Machine(peak=1e9, bandwidth=10, call=0, **rates)
+    assert step_seconds(FUNCTION_STEP, machine) == seconds
+
+
+def test_a_kat_takes_longer_on_an_h200_than_its_bytes_alone():
+    chip = CHIPS["H200"]
+    bytes_alone = Machine(chip.peak, chip.bandwidth, call=0, waits=False)
+    step = count("grkan", half=True)
+    assert step_seconds(step, chip.machine()) > step_seconds(step, bytes_alone)
+    assert step_seconds(count("mlp", half=True), chip.machine()) == step_seconds(
+        count("mlp", half=True), bytes_alone
+    )
+
+
+def test_a_share_of_a_chip_reaches_that_share_of_every_rate():
+    whole, half = (CHIPS["H100"].machine(share=share) for share in (1.0, 0.5))
+    step = count("grkan", half=True)
+    assert step_seconds(step, half) == pytest.approx(2 * step_seconds(step, whole))
 
 
 @pytest.mark.parametrize("processes, seconds", [(1, 0), (2, 10), (1000, 19.98)])

@@ -12,6 +12,9 @@ from katlib.book import (
     diagrams_06,
     diagrams_07,
     diagrams_08,
+    diagrams_09,
+    diagrams_11,
+    diagrams_15,
 )
 from katlib.book.meter import Kernel
 
@@ -53,6 +56,18 @@ def test_chapter_5_draws_denominators():
     assert isinstance(diagrams_05.one_step(before, after, (0.01, 217.0)), Figure)
 
 
+def test_chapter_9_draws_limits_and_trips_and_the_roof():
+    assert isinstance(diagrams_09.two_limits(), Figure)
+    assert isinstance(diagrams_09.trips(), Figure)
+    points = {"rational, eager": (0.1, 5.0), "rational, fused": (2.0, 70.0), "another": (9.0, 80.0)}
+    assert isinstance(diagrams_09.roofline(points, peak=100.0, bandwidth=50.0), Figure)
+
+
+def test_chapter_9_draws_a_gpu():
+    assert isinstance(diagrams_09.issue_slots(132, 1.98e9, 3.35e12), Figure)
+    assert isinstance(diagrams_09.shares({"a": (0.4, 0.8), "b": (0.5, 1.2)}), Figure)
+
+
 def test_chapter_8_draws_what_backward_sums_and_keeps():
     assert isinstance(diagrams_08.shared_coefficient(), Figure)
     assert isinstance(diagrams_08.two_chains(2, [1, 0, 3]), Figure)
@@ -89,3 +104,26 @@ def test_chapter_6_draws_who_shares_a_function():
     assert isinstance(diagrams_06.from_one_function(), Figure)
     drawn = diagrams_06.memory(tokens=2, channels=8, groups=2, group_of=lambda i: i // 4)
     assert isinstance(drawn, Figure)
+
+
+def test_chapter_11_draws_the_data_path_of_a_block():
+    path = [("norm", (4, 8)), ("act: GELU", (4, 8)), None]
+    drawn = diagrams_11.blocks({"ViT": path, "KAT": [("act1: rational", (4, 8)), *path]})
+    written = [text.get_text() for text in drawn.axes[0].texts]
+    assert written.count("4 × 8") == 5
+    assert {"ViT", "KAT", "act1: rational"} <= set(written)
+
+
+def test_chapter_11_writes_the_share_of_the_functions():
+    drawn = diagrams_11.shares({"operations": {"linear maps": 3, "rational functions": 1}})
+    written = [text.get_text() for text in drawn.axes[0].texts]
+    assert written == ["linear maps\n75%", "rational functions: 25.00%"]
+
+
+def test_chapter_15_draws_a_conversion_and_where_a_fit_is_right():
+    assert isinstance(diagrams_15.conversion(torch.relu, torch.relu), Figure)
+    fits = {"good": torch.relu, "bad": lambda x: torch.relu(x) + x}
+    drawn = diagrams_15.where_inputs_fall(torch.randn(99), torch.relu, fits, limit=0.5)
+    errors = [line.get_ydata() for line in drawn.axes[1].lines]
+    assert not errors[0].any()
+    assert max(abs(y) for y in errors[1] if y == y) <= 0.5
