@@ -3,12 +3,11 @@
 `FakeGpu` has the two clocks that the benchmarks depend on: the host's, and the time at which the
 device will have done what is queued. `pretend` puts it in the place of `torch.cuda`. Inside,
 tensors "on" the GPU lie in the host's memory and say that they are on cuda:0, and katlib's CUDA
-kernels run in the tests' emulator, so that every figure has a right value beside a meaningless
-time. It needs g++ and a checkout of the repository.
+kernels run in katlib.cuda.emulator, so that every figure has a right value beside a meaningless
+time. It needs g++.
 """
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_map
 import katlib.cuda
 from katlib import cpu
 from katlib.cuda import jit
+from katlib.cuda.emulator import emulation
 
 ROOT = Path(__file__).resolve().parents[1]
 REHEARSAL = ROOT / "build/rehearsal"
@@ -174,16 +174,6 @@ class _TensorsOnTheGpu(TorchFunctionMode):
         return func(*tree_map(_on_host, args), **tree_map(_on_host, kwargs or {}))
 
 
-def _emulation():
-    """The emulator of the tests, as a device of two multiprocessors."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    try:
-        from emulator import emulation
-    finally:
-        sys.path.remove(str(ROOT / "tests"))
-    return emulation(ordered=False)
-
-
 class _FakeModule:
     """A module of the emulator, whose launches go through the queue of the fake GPU."""
 
@@ -281,7 +271,7 @@ def pretend() -> Iterator[FakeGpu]:
         for name, replacement in _replacements(gpu).items():
             stack.enter_context(mock.patch.object(torch.cuda, name, replacement))
         stack.enter_context(mock.patch.object(torch, "compile", lambda f, **options: f))
-        stack.enter_context(_emulation())
+        stack.enter_context(emulation(ordered=False))
         for place, name, replacement in _FOR_PROGRAMS:
             stack.enter_context(mock.patch.object(place, name, replacement))
         stack.enter_context(mock.patch.object(jit, "load", _loader(gpu, jit.load)))

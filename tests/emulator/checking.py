@@ -3,7 +3,7 @@
 from oracle import errors
 
 import katlib.cuda
-from emulator import emulation
+from katlib.cuda.emulator import emulation
 
 # rounding errors in units of the absolute terms: more than any of the tested shapes needs
 LIMIT = 8

@@ -16,9 +16,9 @@ from oracle import (
 )
 
 import katlib.cuda
-from emulator import Emulated, build, emulation, same_bits
 from emulator.checking import ASKED, LIMIT, check, run
-from katlib.cuda import ladder
+from katlib.cuda import ladder, vector_width
+from katlib.cuda.emulator import Emulated, build, emulation, load, same_bits
 
 # A kernel of nothing but the approximate reciprocal
 RECIPROCAL = """extern "C" __global__ void reciprocal(const float *y, float *out) {
@@ -343,18 +343,95 @@ def test_nan_and_infinity_reach_every_sum(with_nan_and_infinity, result):
 
 # ---- The ladder
 
+# the stages without atomics
+ORDERED_STAGES = ("stage5_two_stages", "stage6_packs")
+
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("stage", ladder.STAGES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (257, 3, 24), (40, 51, 7), (2, 3, 1001)], ids=str)
 def test_ladder(stage, dtype, shape):
-    """Every stage sums the same terms; the last one in the same order whatever the threads do."""
+    """Every stage sums the same terms; the last two in the same order whatever the threads do."""
     g, x, a, b = with_zeros(*data(*shape, dtype=dtype))
-    with emulation(ordered=stage == "stage5_two_stages"):
+    with emulation(ordered=stage in ORDERED_STAGES):
         results = ladder.forward(x, a, b), *ladder.backward(stage, g, x, a, b)
     worst = errors(results, g, x, a, b)
     # long chains of additions
     assert max(worst.values()) < 4 * LIMIT, worst
+
+
+# threads and blocks on 2 multiprocessors with room for 2 blocks each: 2 blocks for each group
+SMALL = (257, 2, 24)
+ELEMENTS, BLOCKS = 257 * 2 * 24, 4
+ATOMICS = {
+    "stage1_global_atomics": (ELEMENTS, 0),
+    "stage2_shared_atomics": (BLOCKS, ELEMENTS),
+    "stage3_registers": (BLOCKS * ladder.BLOCK, 0),
+    "stage4_block_reduction": (BLOCKS, 0),
+    "stage5_two_stages": (0, 0),
+    "stage6_packs": (0, 0),
+}
+
+
+@pytest.mark.parametrize("stage", ladder.STAGES)
+def test_the_atomics_of_a_stage_are_those_that_its_text_names(stage):
+    with emulation(ordered=False) as launched:
+        ladder.backward(stage, *data(*SMALL))
+    counts = launched.atomics["global"], launched.atomics["shared"]
+    assert counts == tuple(10 * n for n in ATOMICS[stage])
+
+
+@pytest.mark.parametrize("stage", [s for s in ladder.STAGES if s not in ORDERED_STAGES])
+def test_the_bits_of_a_stage_with_atomics_depend_on_the_order(stage):
+    # of two blocks a + b is b + a
+    device = emulation(multiprocessors=4)
+    with device, pytest.raises(RuntimeError, match="depends on the order"):
+        ladder.backward(stage, *data(*SMALL))
+
+
+@pytest.mark.parametrize("offset, width", [(0, 4), (1, 1), (2, 2)])
+def test_the_stage_of_packs_reads_as_wide_as_the_addresses_allow(offset, width):
+    g, x, a, b = data(40, 2, 24)
+    moved = torch.empty(x.numel() + offset)[offset:].view_as(x).copy_(x)
+    with emulation():
+        results = ladder.forward(x, a, b), *ladder.backward("stage6_packs", g, moved, a, b)
+    assert vector_width(24, 4, moved.data_ptr()) == width
+    assert max(errors(results, g, x, a, b).values()) < LIMIT
+
+
+# ---- A source that is a text
+
+TWICE = 'extern "C" __global__ void twice(float *x) { x[threadIdx.x] *= 2; }'
+SUM = 'extern "C" __global__ void sum(float *x) { atomicAdd(x, threadIdx.x ? 1.f : 1e8f); }'
+
+
+def test_a_text_is_compiled_and_run():
+    # the emulator has each order start from the same memory
+    x = torch.ones(32)
+    load(TWICE).launch("twice", (1, 1), 32, "P", x)
+    assert x.tolist() == [2.0] * 32
+
+
+def test_a_text_that_does_not_compile_says_why():
+    with pytest.raises(RuntimeError, match=r"error: .*nothing"):
+        load(TWICE.replace("2", "nothing"))
+
+
+def test_a_text_may_include_files_of_a_folder():
+    text = (ladder.FOLDER / "stage1_global_atomics.cu").read_text()
+    module = load(text, {"TYPE": "float", "M": 5, "N": 4}, ladder.FOLDER)
+    assert module.library
+
+
+def test_the_two_orders_of_a_sum_differ():
+    sums = []
+    for backwards in (False, True):
+        x = torch.zeros(32)
+        module = Emulated(load(SUM).library, 1, 64, False, backwards=backwards)
+        module.launch("sum", (1, 1), 32, "P", x)
+        sums.append(x[0].item())
+    # neighbouring floats are 8 apart there
+    assert sums == [1e8, 1e8 + 32]
 
 
 # ---- Races
@@ -446,6 +523,6 @@ def test_no_races_where_inputs_are_huge():
 @pytest.mark.parametrize("stage", ladder.STAGES)
 def test_no_races_in_the_ladder(stage):
     g, x, a, b = data(257, 3, 24)
-    with emulation(ordered=stage == "stage5_two_stages", races=True):
+    with emulation(ordered=stage in ORDERED_STAGES, races=True):
         ladder.forward(x, a, b)
         ladder.backward(stage, g, x, a, b)

@@ -10,8 +10,8 @@ import torch
 from oracle import data, errors, with_zeros
 
 import katlib.cuda
-from emulator import emulation
 from emulator.checking import ASKED, LIMIT, check
+from katlib.cuda.emulator import emulation
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("g++"), reason="the emulator needs g++"),

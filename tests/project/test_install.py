@@ -57,6 +57,8 @@ def wheel(tmp_path_factory) -> Path:
         "weights/*.safetensors",
         "cpu/*.cpp",
         "cuda/*.cu",
+        "cuda/emulator/*.cpp",
+        "cuda/emulator/*.h",
         "cuda/ladder/*.cu",
         "cuda/ladder/*.cuh",
         "widgets/*.js",

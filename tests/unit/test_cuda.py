@@ -532,6 +532,12 @@ def test_the_ladder_refuses_gradients_that_are_not_like_x(wrong):
         ladder.backward("stage3_registers", wrong(x), x, a, b)
 
 
+def test_the_ladder_refuses_tensors_that_are_too_large_for_its_offsets():
+    x, (a, b) = torch.empty(2**29, 1, 1, dtype=torch.bfloat16, device="meta"), good()[1:]
+    with pytest.raises(ValueError, match=r"fewer than 2\^29 elements; given: 536,870,912"):
+        ladder.forward(x, a, b)
+
+
 def test_the_ladder_names_its_stages():
     x, a, b = good()
     with pytest.raises(ValueError, match=r"stage='stage6' is not known.*stage1_global_atomics"):

@@ -15,7 +15,6 @@ import time
 
 import pytest
 import torch
-from emulator import emulation, same_bits
 from oracle import (
     DTYPES,
     HUGE_COEFFICIENTS,
@@ -30,6 +29,7 @@ from oracle import (
 import katlib
 import katlib.cuda
 from katlib.cuda import jit, ladder
+from katlib.cuda.emulator import emulation, same_bits
 
 HAS_DEVICE = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_DEVICE else "cpu"

@@ -202,12 +202,24 @@ def test_arguments_lie_where_the_machine_code_expects_them(monkeypatch, launches
 @pytest.mark.parametrize("stage", ladder.STAGES)
 def test_arguments_of_the_ladder_lie_where_the_machine_code_expects_them(launches, stage):
     x, a, b = torch.ones(3, 1, 8), torch.ones(1, 6), torch.ones(1, 4)
-    macros = {"TYPE": "float", "M": 5, "N": 4}
+    macros = ladder.definitions(x, a, b, width=4)
     ladder.backward(stage, x, x, a, b)
     expected = parameters(jit.compile(FOLDER / f"{stage}.cu", macros, H100))
     assert launches.layouts
     for name, layout in launches.layouts.items():
         assert packed(layout) == expected[name]
+
+
+@needs_the_tools
+@pytest.mark.parametrize("stage", ladder.STAGES)
+def test_no_stage_of_the_ladder_divides_indices_in_its_loop(stage):
+    """A division of integers would be a call out of the loop, or a float reciprocal of its own."""
+    x, a, b = torch.ones(3, 1, 8), torch.ones(1, 6), torch.ones(1, 4)
+    cubin = jit.compile(FOLDER / f"{stage}.cu", ladder.definitions(x, a, b), H100)
+    loop = sass.main_loop(dumped(cubin, "--dump-sass").split("Function : backward")[1])
+    assert not any("CALL" in text or "I2F" in text for text in loop)
+    # one for 1 / Q
+    assert sum("MUFU.RCP" in text for text in loop) == 1
 
 
 @needs_the_tools

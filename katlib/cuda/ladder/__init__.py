@@ -1,9 +1,10 @@
-"""The ladder: five ways to sum the gradients of the coefficients, each a small CUDA file.
+"""The ladder: six backward kernels, each a small CUDA file that changes one thing.
 
-They are meant to be read in order, from the obvious way to the one that ../rational.cu uses. Every
-stage computes the same dx, da and db. The stages are for teaching and for the benchmark: they take
-float16, bfloat16 and float32, compute in float32, and read one element at a time. In stages 1 to 4
-the last bits of the sums change from run to run.
+They are meant to be read in order, from the obvious way to sum the gradients of the coefficients to
+the one that ../rational.cu uses. Every stage computes the same dx, da and db, on the same grid of
+blocks, and walks through the elements in the same way (`element.cuh`). The stages are for teaching
+and for the benchmark: they take float16, bfloat16 and float32, and compute in float32. In stages 1
+to 4 the last bits of the sums change from run to run.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import MAX_PARTS, TYPES, WARP, jit
+from .. import MAX_PARTS, TYPES, WARP, WIDE, jit, vector_width
 
 # name of the file -> what it changes
 STAGES = {
@@ -20,7 +21,9 @@ STAGES = {
     "stage3_registers": "sums in registers, ten global atomics a thread",
     "stage4_block_reduction": "sums folded by warp and block, ten global atomics a block",
     "stage5_two_stages": "no atomics: partial sums, then a second kernel",
+    "stage6_packs": "16 bytes read and written at once",
 }
+FOLDER = Path(__file__).parent
 BLOCK = jit.THREADS
 
 
@@ -33,6 +36,8 @@ def _check(x: Tensor, a: Tensor, b: Tensor, g: Tensor | None = None) -> None:
             "tensors that are not empty; given: "
             f"{x.dtype} {tuple(x.shape)}, {a.dtype}, {b.dtype}"
         )
+    if x.numel() >= WIDE:
+        raise ValueError(f"the ladder is for fewer than 2^29 elements; given: {x.numel():,}")
     tensors = (x, a, b) if g is None else (x, a, b, g)
     fitting = all(t.is_contiguous() and t.device == x.device for t in tensors)
     alike = g is None or (g.shape == x.shape and g.dtype == x.dtype)
@@ -42,21 +47,41 @@ def _check(x: Tensor, a: Tensor, b: Tensor, g: Tensor | None = None) -> None:
         )
 
 
-def _load(stage: str, x: Tensor, a: Tensor, b: Tensor) -> jit.Module:
-    macros = (*TYPES[x.dtype], ("M", a.shape[1] - 1), ("N", b.shape[1]))
-    return jit.load(Path(__file__).parent / f"{stage}.cu", macros, x.device.index or 0)
+def definitions(x: Tensor, a: Tensor, b: Tensor, width: int = 1) -> dict[str, object]:
+    """The macros that make a stage's source the kernels for these tensors.
+
+    Args:
+        x, a, b: their types and degrees count.
+        width: elements in a pack, for stage 6.
+
+    Example:
+        >>> import torch
+        >>> from katlib.cuda import ladder
+        >>> ladder.definitions(torch.empty(0), torch.empty(8, 6), torch.empty(8, 4))
+        {'TYPE': 'float', 'M': 5, 'N': 4, 'WIDTH': 1}
+    """
+    sizes = {"M": a.shape[1] - 1, "N": b.shape[1], "WIDTH": width}
+    return dict(TYPES[x.dtype]) | sizes
 
 
-def _blocks(elements: int) -> int:
-    """How many blocks there are if each thread takes one element."""
-    return -(-elements // BLOCK)
+def _load(stage: str, x: Tensor, a: Tensor, b: Tensor, width: int = 1) -> jit.Module:
+    macros = tuple(definitions(x, a, b, width).items())
+    return jit.load(FOLDER / f"{stage}.cu", macros, x.device.index or 0)
+
+
+def _grid(module: jit.Module, name: str, x: Tensor) -> tuple[int, int]:
+    """(G, parts): as many blocks as the device holds at once, the same number for each group."""
+    rows, groups, span = x.shape
+    resident = module.multiprocessors * (module.threads(name) // BLOCK)
+    useful = -(-rows * span // BLOCK)
+    return groups, max(1, min(resident // groups, useful, MAX_PARTS))
 
 
 def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """F(x), with one thread for each element.
+    """F(x), one element at a time.
 
     Args:
-        x: (rows, G, span), contiguous, float16, bfloat16 or float32.
+        x: (rows, G, span), contiguous, float16, bfloat16 or float32, fewer than 2^29 elements.
         a: (G, m + 1), float32. Groups share no rows here.
         b: (G, n), float32.
 
@@ -69,7 +94,8 @@ def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     _check(x, a, b)
     y = torch.empty_like(x)
     module = _load("stage1_global_atomics", x, a, b)
-    module.launch("forward", (_blocks(x.numel()), 1), BLOCK, "PPPPqqq", x, a, b, y, *x.shape)
+    grid = _grid(module, "forward", x)
+    module.launch("forward", grid, BLOCK, "PPPPiii", x, a, b, y, *x.shape)
     return y
 
 
@@ -92,36 +118,35 @@ def backward(
     if stage not in STAGES:
         raise ValueError(f"stage={stage!r} is not known; allowed are {', '.join(STAGES)}")
     _check(x, a, b, g)
-    module = _load(stage, x, a, b)
-    if stage == "stage1_global_atomics":
-        grid = (_blocks(x.numel()), 1)
-        return _backward_with_atomics(module, grid, g, x, a, b)
     rows, groups, span = x.shape
-    # as many blocks as the device holds at once, the same number for each group
-    resident = module.multiprocessors * (module.threads("backward") // BLOCK)
-    parts = max(1, min(resident // groups, _blocks(rows * span), MAX_PARTS))
-    if stage == "stage5_two_stages":
-        return _backward_in_two_stages(module, (groups, parts), g, x, a, b)
-    return _backward_with_atomics(module, (groups, parts), g, x, a, b)
-
-
-def _backward_with_atomics(
-    module: jit.Module, grid: tuple[int, int], g: Tensor, x: Tensor, a: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    width = 1
+    if stage == "stage6_packs":
+        width = vector_width(span, x.itemsize, g.data_ptr(), x.data_ptr())
+    module = _load(stage, x, a, b, width)
+    grid = _grid(module, "backward", x)
+    sizes = rows, groups, span // width
+    if stage in ("stage5_two_stages", "stage6_packs"):
+        return _backward_in_two_stages(module, grid, sizes, g, x, a, b)
     # the kernels add to da and db, so these start at zero
     dx, da, db = torch.empty_like(x), torch.zeros_like(a), torch.zeros_like(b)
-    module.launch("backward", grid, BLOCK, "PPPPPPPqqq", g, x, a, b, dx, da, db, *x.shape)
+    module.launch("backward", grid, BLOCK, "PPPPPPPiii", g, x, a, b, dx, da, db, *sizes)
     return dx, da, db
 
 
 def _backward_in_two_stages(
-    module: jit.Module, grid: tuple[int, int], g: Tensor, x: Tensor, a: Tensor, b: Tensor
+    module: jit.Module,
+    grid: tuple[int, int],
+    sizes: tuple[int, int, int],
+    g: Tensor,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     groups, parts = grid
     coefficients = a.shape[1] + b.shape[1]
     dx, da, db = torch.empty_like(x), torch.empty_like(a), torch.empty_like(b)
     partial = a.new_empty(groups, coefficients, parts)
-    module.launch("backward", grid, BLOCK, "PPPPPPqqq", g, x, a, b, dx, partial, *x.shape)
+    module.launch("backward", grid, BLOCK, "PPPPPPiii", g, x, a, b, dx, partial, *sizes)
     # one warp for each coefficient of each group
     module.launch("finish", (groups * coefficients, 1), WARP, "PPPi", partial, da, db, parts)
     return dx, da, db

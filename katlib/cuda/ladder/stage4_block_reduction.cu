@@ -7,14 +7,11 @@
 
 extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b,
                                     TYPE *dx, float *da, float *db,
-                                    long long rows, long long groups, long long span) {
-    const long long group = blockIdx.x, stride = (long long)gridDim.y * blockDim.x;
-    float numerator[M + 1], denominator[N + 1], sums[COEFFICIENTS] = {}, terms[COEFFICIENTS];
-    for (int i = 0; i <= M; i++) numerator[i] = a[group * (M + 1) + i];
-    for (int j = 0; j < N; j++) denominator[j] = b[group * N + j];
-    const long long first = (long long)blockIdx.y * blockDim.x + threadIdx.x;
-    for (long long number = first; number < rows * span; number += stride) {
-        const long long i = place(number, groups, span);
+                                    int rows, int groups, int span) {
+    float numerator[M + 1], denominator[N], terms[COEFFICIENTS], sums[COEFFICIENTS] = {};
+    load(a, b, numerator, denominator);
+    for (Walk walk(rows, groups, span); walk.unfinished(); walk.advance()) {
+        const int i = walk.offset;
         dx[i] = TYPE(gradients(float(g[i]), float(x[i]), numerator, denominator, terms));
         for (int k = 0; k < COEFFICIENTS; k++) sums[k] += terms[k];
     }
@@ -30,6 +27,6 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
     if (threadIdx.x < COEFFICIENTS) {
         float total = 0;
         for (unsigned warp = 0; warp < blockDim.x / 32; warp++) total += warps[warp][threadIdx.x];
-        atomicAdd(destination(da, db, group, threadIdx.x), total);
+        atomicAdd(destination(da, db, blockIdx.x, threadIdx.x), total);
     }
 }

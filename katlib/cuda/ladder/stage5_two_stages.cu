@@ -1,23 +1,16 @@
 // Stage 5: no atomics. A block writes its ten sums where no other block writes, and a second kernel
 // adds them up, always in the same order, so two runs give the same bits. The price is one more
 // launch, and groups * 10 * blocks numbers that are written and read again.
-//
-// ../rational.cu works in the same way. It adds 16-byte loads, one approximate reciprocal in place
-// of two divisions, no division of indices inside the loop, blocks that cover several narrow
-// groups, and sums that are put aside before their chains of additions grow long.
 
 #include "element.cuh"
 
 extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a, const float *b,
                                     TYPE *dx, float *partial,
-                                    long long rows, long long groups, long long span) {
-    const long long group = blockIdx.x, stride = (long long)gridDim.y * blockDim.x;
-    float numerator[M + 1], denominator[N + 1], sums[COEFFICIENTS] = {}, terms[COEFFICIENTS];
-    for (int i = 0; i <= M; i++) numerator[i] = a[group * (M + 1) + i];
-    for (int j = 0; j < N; j++) denominator[j] = b[group * N + j];
-    const long long first = (long long)blockIdx.y * blockDim.x + threadIdx.x;
-    for (long long number = first; number < rows * span; number += stride) {
-        const long long i = place(number, groups, span);
+                                    int rows, int groups, int span) {
+    float numerator[M + 1], denominator[N], terms[COEFFICIENTS], sums[COEFFICIENTS] = {};
+    load(a, b, numerator, denominator);
+    for (Walk walk(rows, groups, span); walk.unfinished(); walk.advance()) {
+        const int i = walk.offset;
         dx[i] = TYPE(gradients(float(g[i]), float(x[i]), numerator, denominator, terms));
         for (int k = 0; k < COEFFICIENTS; k++) sums[k] += terms[k];
     }
@@ -33,7 +26,7 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
     if (threadIdx.x < COEFFICIENTS) {
         float total = 0;
         for (unsigned warp = 0; warp < blockDim.x / 32; warp++) total += warps[warp][threadIdx.x];
-        partial[(group * COEFFICIENTS + threadIdx.x) * gridDim.y + blockIdx.y] = total;
+        partial[(blockIdx.x * COEFFICIENTS + threadIdx.x) * gridDim.y + blockIdx.y] = total;
     }
 }
 
@@ -41,7 +34,7 @@ extern "C" __global__ void backward(const TYPE *g, const TYPE *x, const float *a
 extern "C" __global__ void finish(const float *partial, float *da, float *db, int parts) {
     double total = 0;
     for (int part = threadIdx.x; part < parts; part += 32)
-        total += partial[(long long)blockIdx.x * parts + part];
+        total += partial[blockIdx.x * parts + part];
     for (int half = 16; half; half /= 2) total += __shfl_down_sync(0xffffffff, total, half);
     if (threadIdx.x == 0)
         *destination(da, db, blockIdx.x / COEFFICIENTS, blockIdx.x % COEFFICIENTS) = total;

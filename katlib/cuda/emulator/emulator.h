@@ -49,6 +49,8 @@ inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
 inline unsigned current;
 inline void (*body)();
+// the atomic additions of a launch: [0] to global memory, [1] to shared memory
+inline unsigned long long atomics[2];
 
 UNWATCHED inline void wait(State state) {
     const unsigned me = current;
@@ -173,6 +175,8 @@ template <typename T> T __shfl_xor_sync(unsigned mask, T value, int by) {
 // There is only one CPU thread, so nothing can happen between the two lines.
 template <typename T> UNWATCHED T atomicAdd(T *address, T value) {
     races::touch_atomically(address, sizeof(T));
+    const char *const place = reinterpret_cast<const char *>(address);
+    emulator::atomics[place >= __start_shared_memory && place < __stop_shared_memory]++;
     const T old = *address;
     *address = old + value;
     return old;
@@ -249,6 +253,7 @@ inline void run_grid(unsigned grid_x, unsigned grid_y, unsigned block, bool back
     const FlushSubnormals flush;
     gridDim = {grid_x, grid_y, 1};
     blockDim = {block, 1, 1};
+    emulator::atomics[0] = emulator::atomics[1] = 0;
     races::start_launch(__start_shared_memory, __stop_shared_memory);
     for (unsigned y = 0; y < grid_y; y++) {
         for (unsigned x = 0; x < grid_x; x++) {
@@ -262,6 +267,9 @@ inline void run_grid(unsigned grid_x, unsigned grid_y, unsigned block, bool back
 
 #define KERNEL(kernel) if (name == #kernel) emulator::call(kernel, parameters, size); else
 #define EMULATOR_ENTRY(...) \
+    extern "C" unsigned long long emulated_atomics(int shared) { \
+        return emulator::atomics[shared]; \
+    } \
     extern "C" const char *emulate(const char *kernel, unsigned grid_x, unsigned grid_y, \
                                    unsigned block, int backwards, const char *parameters, \
                                    size_t size) { \
