@@ -10,6 +10,8 @@ In a notebook, a live figure is an output, and the notebook's metadata holds its
 state is missing, the build warns.
 """
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import ClassVar
@@ -23,19 +25,41 @@ from notebooks import WIDGET_STATE, WIDGET_VIEW, widget_models
 logger = logging.getLogger(__name__)
 
 
-def html(widget, name: str) -> str:
-    """What a notebook's output would put into the page: the widget's state and a view of it."""
+def html(widget, name: str, assets: Path | None = None, address: str = "") -> str:
+    """What a notebook's output would put into the page: the widget's state and a view of it.
+
+    Bytes of the state, such as a model's weights, become scripts, which a page may load from a
+    file too: in the folder `assets`, which the page reaches by `address`, or else in the page.
+    """
     state = widget.get_state()
     state.pop("layout", None)
+    scripts = ""
+    for key, value in state.items():
+        if isinstance(value, bytes):
+            asset = f"{hashlib.sha256(value).hexdigest()[:16]}.js"
+            script = asset_script(asset, value)
+            state[key] = {"name": asset, "address": f"{address}/{asset}"}
+            if assets is None:
+                scripts += f"<script>{script}</script>\n"
+            else:
+                assets.mkdir(parents=True, exist_ok=True)
+                (assets / asset).write_text(script, encoding="utf-8")
     model = {"model_module": "anywidget", "model_name": "AnyModel", "state": state}
     states = {"version_major": 2, "version_minor": 0, "state": {name: model}}
     view = {"version_major": 2, "version_minor": 0, "model_id": name}
     # a "</script>" within the figure's code would end the element
     states_text = json.dumps(states).replace("</", "<\\/")
     return (
+        f"{scripts}"
         f'<script type="application/vnd.jupyter.widget-state+json">{states_text}</script>\n'
         f'<script type="application/vnd.jupyter.widget-view+json">{json.dumps(view)}</script>'
     )
+
+
+def asset_script(name: str, content: bytes) -> str:
+    """A script that leaves the bytes, in base64, where the figures look for them."""
+    text = base64.b64encode(content).decode()
+    return f'(globalThis.katlibAssets ??= {{}})["{name}"] = "{text}";'
 
 
 class Live(SphinxDirective):
@@ -49,7 +73,10 @@ class Live(SphinxDirective):
         import katlib
 
         widget = eval(self.arguments[0], {"katlib": katlib})
-        scripts = html(widget, f"live-{self.env.new_serialno('live')}")
+        name = f"live-{self.env.new_serialno('live')}"
+        assets = Path(self.env.app.outdir) / "_static" / "live"
+        up = "../" * self.env.docname.count("/")
+        scripts = html(widget, name, assets, f"{up}_static/live")
         # the style sheet keeps as much room free as the figure will need once it is drawn
         room = (
             f'<div class="live-place"><div class="live-room {type(widget).__name__}">'

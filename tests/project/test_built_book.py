@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PAGES = [f"book/{name}" for name in ("intro", "notation", "references")] + [
+PAGES = [f"book/{name}" for name in ("intro", "live_kat", "notation", "references")] + [
     f"notebooks/{path.stem}" for path in NOTEBOOKS
 ]
 LOADED_BY_LINK = ("stylesheet", "preload", "preconnect", "icon", "modulepreload")
