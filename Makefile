@@ -43,7 +43,7 @@ check: $(INSTALLED) ## the fast tests, within three minutes, without the built b
 	$(BIN)/python -m pytest --quiet -n 2 --dist loadfile -m "not slow and not book" tests/unit tests/project
 
 test: lint book ## run everything that the project checks: lint, all tests with coverage, the built book, the notebooks
-	$(BIN)/python -m pytest --quiet -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=92
+	$(BIN)/python -m pytest --quiet -n 2 --dist loadfile -m "not weekly" --cov --cov-report=term --cov-fail-under=92
 	$(BIN)/python -m pytest --quiet --nbval-lax --nbval-current-env --nbval-cell-timeout=3600 notebooks
 
 notebooks: $(INSTALLED) ## run all notebooks and store their outputs; one: make notebooks ONLY=01

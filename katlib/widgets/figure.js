@@ -21,12 +21,18 @@ function nested(value, ...sizes) {
 }
 const isInterval = (value) => nested(value, 2) && value[0] < value[1];
 
+// The figure's model, whose `on` and `off` take several events with spaces between them. Jupyter's model does; marimo's takes one event only.
+function withManyEvents(model) {
+  const one = (method) => (names, listener) => { for (const name of names.split(" ")) model[method](name, listener); };
+  return { get: (key) => model.get(key), set: (key, value) => model.set(key, value), save_changes: () => model.save_changes(), on: one("on"), off: one("off") };
+}
+
 // What a module exports as `render`: draws the figure or, where its state is damaged, says so in its place. `allowed` tests each entry of the state.
 function drawn(allowed, draw) {
   const isRight = (key, model) => { try { return allowed[key](model.get(key), model); } catch { return false; } };
   return ({ model, el }) => {
     const wrong = Object.keys(allowed).filter((key) => !isRight(key, model));
-    if (!wrong.length) return draw({ model, el });
+    if (!wrong.length) return draw({ model: withManyEvents(model), el });
     el.replaceChildren(element("p", { class: "katlib-live", role: "note" },
       `This live figure cannot be drawn, because what is stored of it is damaged (${wrong.join(", ")}). Running its notebook again draws it.`));
   };

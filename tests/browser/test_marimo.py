@@ -5,6 +5,7 @@ import site
 import socket
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def python(tmp_path_factory) -> str:
         pytest.skip("no environment to take torch from")
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, with_pip=False)
-    (folder,) = home.glob("lib*/python*/site-packages")
+    folder = next(home.glob("lib/python*/site-packages"))
     pip("install", "--target", str(folder), "marimo")
     around = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
     (folder / "around.pth").write_text("\n".join(around) + "\n")
@@ -45,9 +46,9 @@ def address(python, tmp_path_factory):
     options = ["--host", "127.0.0.1", "--port", str(port), "--no-token"]
     with open(log, "w") as output:
         process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=output, stderr=output)
-    for _ in range(600):
+    for _ in range(300):
+        time.sleep(0.2)
         with socket.socket() as probe:
-            probe.settimeout(0.1)
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 break
         assert process.poll() is None, log.read_text()[-3000:]

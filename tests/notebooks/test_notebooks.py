@@ -447,6 +447,14 @@ def test_a_page_holds_the_state_of_its_figure_in_jupyters_form(build, form):
     assert "live figure" not in warnings
 
 
+def test_a_page_shows_the_live_figure_and_not_what_stands_in_its_place(build):
+    notebook = notebook_of_colab(FORMS["Jupyter's"])
+    notebook["cells"][2]["outputs"][0]["data"]["text/html"] = "<p>did not start</p>"
+    page, _ = build(notebook)
+    assert tool.WIDGET_VIEW in page
+    assert "did not start" not in page
+
+
 @pytest.mark.parametrize(
     "models",
     [
