@@ -69,23 +69,6 @@ ATTACKS = {
     ),
     "2.2": Attack(
         right=[
-            ([-1.4, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.4],),
-            (torch.linspace(-1.4, 1.4, 8),),
-            ([-1.41, -1.0, -0.6, -0.2, 0.2, 0.61, 1.0, 1.39],),
-        ],
-        wrong={
-            "at the ends of the grid": ([-1, -1, -0.6, -0.2, 0.2, 0.6, 1, 1],),
-            "the outer two not far enough out": ([-1.25, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.25],),
-            "the outer two nearly there": ([-1.3, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.3],),
-            "spread over the grid": (torch.linspace(-1, 1, 8),),
-            "without the outer two": ([-1.0, -0.6, -0.2, 0.2, 0.6, 1.0],),
-            "falling": (torch.linspace(1.4, -1.4, 8),),
-            "too steep": (torch.linspace(-1.5, 1.5, 8),),
-            "shifted": (torch.linspace(-1.35, 1.45, 8),),
-        },
-    ),
-    "2.3": Attack(
-        right=[
             (SUM_AND_DIFFERENCE, [[half, half_distance]]),
             # y + relu(x - y)
             ([[nothing, identity], [identity, minus]], [[identity, torch.relu]]),
@@ -123,7 +106,7 @@ ATTACKS = {
             "a function": (max, max),
         },
     ),
-    "2.4": Attack(
+    "2.3": Attack(
         right=[
             (missing_edge(lambda u, a, s1, s2: torch.exp((u - s1 - s2) / a)),),
             # the scale from the sine, and a shift from a zero of the sine
