@@ -22,7 +22,9 @@ from katlib.book.meter import Kernel
 def test_chapter_1_draws_what_is_learned_and_what_kat_replaces():
     curve = torch.tensor([0.0, 1.0, 0.5])
     assert isinstance(diagrams_01.two_networks(curve), Figure)
-    assert isinstance(diagrams_01.copies(curve, {"a": curve, "b": curve}, curve), Figure)
+    pieces = {"a": curve, "b": curve}
+    networks = {"by hand": (pieces, 2 * curve), "by a search": (pieces, 2 * curve)}
+    assert isinstance(diagrams_01.copies(curve, networks, curve), Figure)
     assert isinstance(diagrams_01.block(), Figure)
     lines = {"GELU": ([4, 7], torch.rand(2, 5)), "learned": ([5, 8], torch.rand(2, 5))}
     assert isinstance(diagrams_01.errors_by_parameters({"a": lines, "b": lines}), Figure)
@@ -31,6 +33,7 @@ def test_chapter_1_draws_what_is_learned_and_what_kat_replaces():
 def test_chapter_4_draws_the_complex_plane():
     a, b = torch.tensor([0.0, 0.5, 0.25]).double(), torch.tensor([0.0, 0.1]).double()
     assert isinstance(diagrams_04.disc_of_convergence(), Figure)
+    assert isinstance(diagrams_04.pade_equations(5, 4), Figure)
     assert isinstance(diagrams_04.planes_and_line(a, a, b), Figure)
     zeros = {"(2, 2)": [3j, -3j], "(4, 4)": [1j, -1j, 6j, -6j]}
     assert isinstance(diagrams_04.heights_of_zeros(zeros, zeros), Figure)
@@ -90,12 +93,13 @@ def test_chapter_3_draws_trips_to_memory():
     assert isinstance(diagrams_03.times({"a": 3.0, "b": 0.1}, grey=("b",)), Figure)
 
 
-def test_chapter_7_draws_a_random_sum_and_cobwebs():
+def test_chapter_7_draws_a_random_sum_cobwebs_and_an_mlp():
     torch.manual_seed(0)
     assert isinstance(diagrams_07.random_sum(torch.randn(20, 8)), Figure)
     maps = {"stays": lambda q: q, "leaves": lambda q: 2 * q}
     starts = {"stays": (0.5,), "leaves": (0.5, 2.0)}
     assert isinstance(diagrams_07.cobweb(maps, starts, steps=4), Figure)
+    assert isinstance(diagrams_07.mlp(("norm", "map"), {"a": (1, 1), "b": (1, 0.1)}), Figure)
 
 
 def test_chapter_6_draws_who_shares_a_function():

@@ -11,10 +11,6 @@ from attacks import Attack
 ALPHA = katlib.gain("swish")
 
 
-def leaky_by_quadrature(s):
-    return katlib.gain(lambda z: torch.where(z < 0, s * z, z))
-
-
 def layer_by_second_moments(gains):
     moments = [1 / alpha for alpha in gains]
     return 1 / (sum(moments) / len(moments))
@@ -47,21 +43,21 @@ C, STD = held_down(0.8902)
 
 ATTACKS = {
     "7.1": Attack(
-        right=[
-            (lambda s: 2 / (1 + s**2),),
-            (leaky_by_quadrature,),
-            (lambda s: 1 / (0.5 + 0.5 * s * s),),
-        ],
+        right=[("C", math.sqrt(ALPHA / 576)), ("C", 0.0699), ("C", 0.06986)],
         wrong={
-            "the gain of ReLU": (lambda s: 2.0,),
-            "s not squared": (lambda s: 2 / (1 + s),),
-            "both sides counted in full": (lambda s: 1 / (1 + s**2),),
-            "the right side left out": (lambda s: 2 / s**2 if s else 2.0,),
-            "the left side subtracted": (lambda s: 2 / (1 - s**2) if abs(s) != 1 else 1.0,),
-            "PyTorch's square root": (lambda s: math.sqrt(2 / (1 + s**2)),),
-            "E[F^2] instead of its inverse": (lambda s: (1 + s**2) / 2,),
-            "the mean of the sides' gains": (lambda s: 1 + 1 / s**2 if s else 2.0,),
-            "the wrong answer that stands there": (lambda s: 1.0,),
+            "the one near 0.02": ("A", 0.0208),
+            "the one with the same std": ("D", 0.0417),
+            "another map, with its own std": ("B", 0.05),
+            "the right std of another map": ("E", math.sqrt(ALPHA / 576)),
+            "the function's name": ("swish", 0.0699),
+            "several letters": (["C"], 0.0699),
+            "the std that it has": ("C", 0.0417),
+            "GELU's gain": ("C", math.sqrt(katlib.gain("gelu") / 576)),
+            "the gain instead of its root": ("C", ALPHA / 24),
+            "the variance": ("C", ALPHA / 576),
+            "E[F^2] instead of its inverse": ("C", math.sqrt(1 / ALPHA / 576)),
+            "the outputs counted": ("C", math.sqrt(ALPHA / 256)),
+            "a neighbour": ("C", 0.0705),
         },
     ),
     "7.2": Attack(
