@@ -9,13 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, Rectangle
 from torch import Tensor
 
 from katlib.book import plot
 from katlib.book.plot import BLACK, BLUE, PALETTE, VERMILION
 
 Complex = np.ndarray
+
+# what a colour stands for in the chapter's figures and in its live one
+TAYLOR, PADE, POLYNOMIAL, RATIO = VERMILION, BLUE, BLACK, PALETTE[3]
 
 # |F(x)| from 0.1 (white) to 50 (dark): poles are dark spots
 SIZES = LinearSegmentedColormap.from_list("sizes", ["#ffffff", "#bcd6ea", BLUE, "#00233a"])
@@ -101,6 +104,30 @@ def disc_of_convergence() -> Figure:
     return fig
 
 
+def pade_equations(m: int, n: int) -> Figure:
+    """Padé's equations for degrees (m, n), a row for each; those that contain only b are boxed."""
+    rows = m + n + 1
+    fig, ax = plot.new_figure(width=6.8, height=0.36 * rows)
+    ax.axis("off")
+    ax.set(xlim=(-1.4, n + 5.0), ylim=(rows - 0.3, -0.7))
+    solved_first = Rectangle(
+        (-0.55, m + 0.55), n + 2.3, n - 0.1, facecolor="#e8eef4", edgecolor=VERMILION, linewidth=1.5
+    )
+    ax.add_patch(solved_first)
+    for k in range(rows):
+        ax.text(-1.3, k, f"k = {k}", color="#666666", ha="left", va="center", fontsize=10)
+        for j in range(min(k, n) + 1):
+            term = f"$c_{{{k}}}$" if j == 0 else f"$+\\ b_{{{j}}}\\,c_{{{k - j}}}$"
+            ax.text(j, k, term, ha="center", va="center")
+        right_side = f"$a_{{{k}}}$" if k <= m else "0"
+        ax.text(n + 0.8, k, "=", ha="center", va="center")
+        ax.text(n + 1.3, k, right_side, color=BLUE if k <= m else BLACK, ha="center", va="center")
+    notes: dict[str, Any] = {"ha": "left", "va": "center"}
+    ax.text(n + 2.0, m / 2, "then these\ngive a", color=BLUE, **notes)
+    ax.text(n + 2.0, m + (n + 1) / 2, "contain only b:\nsolve them first", color=VERMILION, **notes)
+    return fig
+
+
 def planes_and_line(taylor: Tensor, numerator: Tensor, denominator: Tensor) -> Figure:
     """Swish, its Taylor polynomial and its Padé approximant: as |F(x)| in the complex plane, and
     as curves on the real line.
@@ -148,12 +175,12 @@ def _draw_curves(
     """The three functions on the real line."""
     x = np.linspace(-7.5, 7.5, 601)
     ax.plot(x, swish(x), color=BLACK, linewidth=6, alpha=0.25)
-    ax.plot(x, taylor(x), color=VERMILION)
-    ax.plot(x, ratio(x), color=BLUE, linestyle="--")
+    ax.plot(x, taylor(x), color=TAYLOR)
+    ax.plot(x, ratio(x), color=PADE, linestyle="--")
     for edge in (-np.pi, np.pi):
         ax.axvline(edge, color="#999999", linewidth=1, zorder=0)
-    ax.text(4.05, -2.6, "Taylor", color=VERMILION)
-    ax.text(4.1, 6.3, "swish and Padé", color=BLUE, ha="right")
+    ax.text(4.05, -2.6, "Taylor", color=TAYLOR)
+    ax.text(4.1, 6.3, "swish and Padé", color=PADE, ha="right")
     ax.set(xlim=(-7.5, 7.5), ylim=(-4, 8), xlabel="x on the real line", ylabel="F(x)")
     ax.set_xticks([-6, -np.pi, 0, np.pi, 6], ["−6", "−π", "0", "π", "6"])
 
@@ -170,15 +197,17 @@ def heights_of_zeros(
     for ax, zeros_of in zip(axes, (swish_zeros, relu_zeros)):
         for row, zeros in enumerate(zeros_of.values()):
             heights = [z.imag for z in zeros if z.imag > 0]
-            ax.plot(heights, [row] * len(heights), "x", color=BLUE, markersize=8, markeredgewidth=2)
-        ax.set(xscale="log", xlabel="distance from the real line")
+            ax.plot(
+                heights, [row] * len(heights), "x", color=RATIO, markersize=8, markeredgewidth=2
+            )
+        ax.set(xscale="log", xlabel="distance from the real line (log scale)")
         ax.set_yticks(range(len(zeros_of)), list(zeros_of))
         ax.set_ylim(-0.6, len(zeros_of) - 0.1)
     axes[0].set(title="swish: poles at πi, 3πi, 5πi", ylabel="degrees of the ratio")
     axes[1].set(title="ReLU: kink at 0")
     for k in (1, 3, 5):
         axes[0].axvline(k * np.pi, color=PALETTE[2], linewidth=1.2, zorder=0)
-    axes[0].set_xticks([np.pi, 3 * np.pi, 5 * np.pi, 50], ["π", "3π", "5π", "50"])
+    axes[0].set_xticks([np.pi, 3 * np.pi, 5 * np.pi], ["π", "3π", "5π"])
     axes[0].set_xticks([], minor=True)
     axes[1].set_xticks([0.03, 0.1, 0.3, 1, 3, 10], ["0.03", "0.1", "0.3", "1", "3", "10"])
     axes[1].set_xticks([], minor=True)

@@ -1,7 +1,6 @@
-"""Chapter 4: Padé approximants, the limits of ratios, their slopes, and the series of Mish."""
+"""Chapter 4: which kind to take, the limits of ratios, their slopes, and the series of Mish."""
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -11,12 +10,39 @@ from torch.nn import functional as F
 from attacks import Attack
 
 
-def pade_of_exp() -> tuple[list[float], list[float]]:
-    """Degrees (2, 2), by the linear system instead of by hand."""
-    c = [1 / math.factorial(k) for k in range(5)]
-    b = np.linalg.solve([[c[2], c[1]], [c[3], c[2]]], [-c[3], -c[4]])
-    a = [c[0], c[1] + b[0] * c[0], c[2] + b[0] * c[1] + b[1] * c[0]]
-    return a, b.tolist()
+def fits(f, rounds=5, end=3.0):
+    """The two largest errors on [-end, end], and the zeros of the ratio's Q."""
+    x = np.linspace(-end, end, 601)
+    y = f(torch.from_numpy(x)).numpy()
+    polynomial = np.polynomial.Polynomial.fit(x, y, 9)(x)
+    a, b, Q = np.zeros(6), np.zeros(4), np.ones_like(x)
+    powers = np.vander(x, 6, increasing=True)
+    for _ in range(rounds):
+        system = np.hstack([powers, -y[:, None] * powers[:, 1:5]]) / Q[:, None]
+        found = np.linalg.lstsq(system, y / Q)[0]
+        a, b = found[:6], found[6:]
+        Q = 1 + powers[:, 1:5] @ b
+    errors = (np.abs(values - y).max() for values in (polynomial, powers @ a / Q))
+    return *errors, np.roots([*b[::-1], 1.0])
+
+
+def judging(count, rounds=5, end=3.0):
+    """A judge that counts the zeros z of Q for which count(z)."""
+
+    def judge(f):
+        polynomial, of_ratio, zeros = fits(f, rounds, end)
+        return polynomial / of_ratio, sum(map(count, zeros))
+
+    return judge
+
+
+def is_within_reach(zero):
+    return abs(zero.imag) < 1e-6 and abs(zero.real) <= 10
+
+
+def upside_down(f):
+    factor, count = judging(is_within_reach)(f)
+    return 1 / factor, count
 
 
 def chebyshev(x):
@@ -36,10 +62,10 @@ def quotient(a, b):
     return a[5] / b[3], a[5] / b[3]
 
 
-def measured_far_out(a, b):
-    """The slopes from values at ±1e5 and ±2e5."""
+def measured_far_out(a, b, distance=1e5):
+    """The slopes from values at ± one and two distances."""
     slopes = []
-    for far in (-1e5, 1e5):
+    for far in (-distance, distance):
         x = torch.tensor([far, 2 * far], dtype=torch.float64)
         P = sum(v * x**k for k, v in enumerate(a))
         Q = 1 + sum(v * x ** (k + 1) for k, v in enumerate(b))
@@ -61,21 +87,24 @@ def mish_radius_by_pade() -> float:
 ATTACKS = {
     "4.1": Attack(
         right=[
-            ([1, 1 / 2, 1 / 12], [-1 / 2, 1 / 12]),
-            pade_of_exp(),
-            ([1, Fraction(1, 2), Fraction(1, 12)], [-Fraction(1, 2), Fraction(1, 12)]),
-            (np.array([1, Fraction(1, 2), Fraction(1, 12)]), np.array([-1 / 2, 1 / 12])),
-            (torch.tensor([1, 0.5, 0.0833]), torch.tensor([-0.5, 0.0833])),
+            (judging(is_within_reach),),
+            (judging(is_within_reach, rounds=8),),
+            (lambda f: list(judging(is_within_reach)(f)),),
+            (lambda f: np.array(judging(is_within_reach)(f)),),
         ],
         wrong={
-            "degrees (1, 1)": ([1.0, 0.5, 0.0], [-0.5, 0.0]),
-            "the Taylor polynomial": ([1.0, 1.0, 0.5], [0.0, 0.0]),
-            "only the equation of k = 3": ([1.0, 1.0, 1 / 3], [0.0, -1 / 6]),
-            "P and Q exchanged": ([1.0, -0.5, 1 / 12], [0.5, 1 / 12]),
-            "b of degrees (2, 2), a of degrees (1, 1)": ([1.0, 0.5, 0.0], [-0.5, 1 / 12]),
-            "squares instead of a system": ([1.0, 0.5, 1 / 16], [-0.5, 1 / 16]),
-            "with imaginary parts": ([1, 0.5 + 3j, 1 / 12], [-0.5, 1 / 12]),
-            "all coefficients in one": ([1.0, 0.5, 1 / 12, -0.5, 1 / 12], []),
+            "the given answer": (lambda f: (1.0, 0),),
+            "zeros on [-3, 3]": (judging(lambda z: is_within_reach(z) and abs(z.real) <= 3),),
+            "positive zeros": (judging(lambda z: is_within_reach(z) and z.real > 0),),
+            "zeros that are not real": (judging(lambda z: abs(z) <= 10),),
+            "all zeros": (judging(lambda z: True),),
+            "no zeros": (judging(lambda z: False),),
+            "whether there are any": (lambda f: (judging(is_within_reach)(f)[0], 1),),
+            "the factor upside down": (upside_down,),
+            "one round": (judging(is_within_reach, rounds=1),),
+            "fitted on [-10, 10]": (judging(is_within_reach, end=10.0),),
+            "only the factor": (lambda f: judging(is_within_reach)(f)[0],),
+            "the errors": (lambda f: fits(f)[:2],),
         },
     ),
     "4.2": Attack(
@@ -109,7 +138,6 @@ ATTACKS = {
     "4.3": Attack(
         right=[
             (quotient,),
-            (measured_far_out,),
             (lambda a, b: [float(a[5] / b[3])] * 2,),
             (lambda a, b: torch.stack(quotient(a, b)),),
             (lambda a, b: np.array([float(slope) for slope in quotient(a, b)]),),
@@ -125,6 +153,8 @@ ATTACKS = {
             "absolute values": (lambda a, b: (abs(a[5] / b[3]), abs(a[5] / b[3])),),
             "the absolute value below": (lambda a, b: (a[5] / abs(b[3]),) * 2,),
             "the two first cases": (lambda a, b: (0.4, 0.4) if a[5] == 2 else (2.4, 2.4),),
+            "measured at 1e5": (measured_far_out,),
+            "measured at 1e20": (lambda a, b: measured_far_out(a, b, 1e20),),
             "only one slope": (lambda a, b: a[5] / b[3],),
         },
     ),
@@ -143,6 +173,7 @@ ATTACKS = {
             "u instead of x": (math.sqrt(2),),
             "tanh's": (math.pi / 2,),
             "a little less": (2.372,),
+            "a little more": (2.384,),
             "a hundredth more": (2.39,),
             "with an imaginary part": (2.38 + 9j,),
             "ln 2 for ln of its root": (math.hypot(math.log(2), 3 * math.pi / 4),),
