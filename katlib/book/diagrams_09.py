@@ -114,7 +114,6 @@ def trips() -> Figure:
 
 # where the label of a point stands, in points, and its alignment
 PLACES = {
-    "x += 1": (-8, 2, "right"),
     "x + 1": (-8, 2, "right"),
     "GELU": (9, -5, "left"),
     "rational, eager": (9, -9, "left"),

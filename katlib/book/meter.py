@@ -158,7 +158,7 @@ def keep_freed_memory() -> None:
     """Makes this process keep the memory that it frees, as PyTorch does on a GPU.
 
     Otherwise Linux may take back a large tensor's memory and hand out fresh pages for the next
-    one, which can double a time or not. Elsewhere this does nothing. Chapter 9 measures it.
+    one, which can double a time or not. Elsewhere this does nothing.
     """
     if sys.platform != "linux":
         return

@@ -82,6 +82,11 @@ ATTACKS = {
             "percent": (lambda *given: (by_max(*given)[0], 100 * by_max(*given)[1]),),
             "the two exchanged": (lambda *given: by_max(*given)[::-1],),
             "the time alone": (lambda *given: by_max(*given)[0],),
+            "the machine of the first trials alone": (
+                lambda ops, peak, bandwidth: by_max(ops, 100e9, 20e9),
+            ),
+            "its peak alone": (lambda ops, peak, bandwidth: by_max(ops, 100e9, bandwidth),),
+            "its bandwidth alone": (lambda ops, peak, bandwidth: by_max(ops, peak, 20e9),),
             "FLOPs and bytes exchanged": (
                 lambda ops, peak, bandwidth: by_max([op[::-1] for op in ops], peak, bandwidth),
             ),
