@@ -192,7 +192,7 @@ def devices_of_results() -> list[str]:
 
 def where_measured(devices: list[str]) -> str:
     # the name of a processor, other than that of a GPU, gives its threads
-    on_gpu = [name for name in devices if "threads" not in name]
+    on_gpu = [name for name in devices if "thread" not in name]
     if not on_gpu:
         return (
             "all were measured on a CPU, none on a GPU yet: where a page needs such a number, "

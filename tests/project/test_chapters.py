@@ -158,7 +158,7 @@ def test_the_status_counts_the_results():
 
 
 def test_the_status_says_whether_a_gpu_was_measured():
-    only_cpus = all("threads" in device for device in devices_of_the_results())
+    only_cpus = all("thread" in device for device in devices_of_the_results())
     assert ("none on a GPU yet" in chapters.status()) == only_cpus
 
 

@@ -59,10 +59,10 @@ def test_without_git_the_commit_is_unknown(repository, monkeypatch):
     assert provenance.git_commit() == "unknown"
 
 
-def test_a_processor_is_named_with_its_threads():
-    assert provenance.device_name(torch.device("cpu")).endswith(
-        f" {torch.get_num_threads()} threads"
-    )
+@pytest.mark.parametrize("count, words", [(1, "1 thread"), (2, "2 threads"), (16, "16 threads")])
+def test_a_processor_is_named_with_its_threads(monkeypatch, count, words):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    assert provenance.device_name(torch.device("cpu")).endswith(f", {words}")
 
 
 def test_a_processor_has_a_name_where_linux_does_not_tell_it(monkeypatch):
