@@ -16,7 +16,7 @@ from katlib.book.plot import BLACK, BLUE, PALETTE, VERMILION, new_figure
 GREY = "#999999"
 
 # height of the nodes of each layer
-LAYERS = ((1.5, 3.5), (0.7, 1.9, 3.1, 4.3), (2.5,))
+LAYERS = ((2.5,), (0.7, 1.9, 3.1, 4.3), (2.5,))
 # width of a node's circle and of the curve in it, of which the layers are 2 apart
 RADIUS = 0.42
 
@@ -50,7 +50,7 @@ def two_networks(learned: Tensor) -> Figure:
 
 
 def _draw_network(ax: Axes, function: Tensor, color: str, start: Tensor | None = None) -> None:
-    """Two inputs, four hidden units that hold `function`, one output; edges are learned."""
+    """One input, four hidden units that hold `function`, one output; edges are learned."""
     edges = [(0, a, b) for a in LAYERS[0] for b in LAYERS[1]]
     edges += [(1, a, b) for a in LAYERS[1] for b in LAYERS[2]]
     for layer, a, b in edges:
@@ -65,8 +65,7 @@ def _draw_network(ax: Axes, function: Tensor, color: str, start: Tensor | None =
                     ax.plot(2 + places, curve, ":", color=GREY, linewidth=1.2, zorder=3)
                 curve = height + _shape(function)
                 ax.plot(2 + places, curve, color=color, linewidth=2, zorder=4)
-    for height, name in zip(LAYERS[0], ("x₂", "x₁"), strict=True):
-        ax.text(0, height, name, ha="center", va="center", zorder=3)
+    ax.text(0, LAYERS[0][0], "x", ha="center", va="center", zorder=3)
     ax.text(4, LAYERS[2][0], "y", ha="center", va="center", zorder=3)
     ax.set(xlim=(-0.6, 4.6), ylim=(-0.7, 6.2), aspect="equal")
     ax.axis("off")
@@ -82,33 +81,45 @@ def _shape(values: Tensor) -> np.ndarray:
     return (0.42 * (values - low) / (high - low) - 0.2).numpy()
 
 
-def copies(x: Tensor, pieces: Mapping[str, Tensor], target: Tensor) -> Figure:
+def copies(
+    x: Tensor, networks: Mapping[str, tuple[Mapping[str, Tensor], Tensor]], target: Tensor
+) -> Figure:
     """Scaled and shifted copies of an activation on the left, their sum on the right.
 
     Args:
         x: places.
-        pieces: maps labels to the values of the copies.
-        target: what the sum should follow.
+        networks: maps a title to a network, a row of panels for each: its copies, as a map from
+            labels to values, and its output, the sum of the copies and of a constant.
+        target: what the sums should follow.
     """
-    fig, (left, right) = new_figure(2, width=8.4, height=3.5)
+    fig, axes = new_figure(2, len(networks), width=8.4, height=2.9 * len(networks), sharex=True)
+    rows = zip(np.atleast_2d(axes), networks.items(), strict=True)
+    for (left, right), (title, (pieces, output)) in rows:
+        _draw_pieces(left, x, pieces)
+        left.set_title(title)
+        right.plot(x, target, color=BLACK, linewidth=6, alpha=0.22)
+        right.plot(x, output, color=BLACK)
+        right.text(0.32, 0.72, "the bump", color=GREY, va="center")
+        right.text(0.45, 0.42, "the sum", color=BLACK, va="center")
+        right.set(title="Their sum", ylim=(-0.3, 1.2))
+    for ax in (left, right):
+        ax.set_xlabel("x")
+    return fig
+
+
+def _draw_pieces(ax: Axes, x: Tensor, pieces: Mapping[str, Tensor]) -> None:
+    """The curves of the copies, each labelled at its right end."""
     for (label, piece), color in zip(pieces.items(), PALETTE[2:], strict=False):
-        left.plot(x, piece, color=color)
-        left.annotate(
+        ax.plot(x, piece, color=color)
+        ax.annotate(
             label,
-            (x[-1], piece[-1]),
+            (float(x[-1]), float(piece[-1])),
             xytext=(6, 0),
             textcoords="offset points",
             color=color,
             va="center",
             annotation_clip=False,
         )
-    right.plot(x, target, color=BLACK, linewidth=6, alpha=0.22)
-    right.plot(x, sum(pieces.values()), color=BLACK)
-    right.text(0.32, 0.72, "the bump", color=GREY, va="center")
-    right.text(0.45, 0.42, "the sum", color=BLACK, va="center")
-    left.set(title="Three copies of GELU", xlabel="x")
-    right.set(title="Their sum", xlabel="x", ylim=(-0.3, 1.2))
-    return fig
 
 
 def block() -> Figure:

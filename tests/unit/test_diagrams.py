@@ -124,6 +124,12 @@ def test_chapter_11_writes_the_share_of_the_functions():
     assert written == ["linear maps\n75%", "rational functions: 25.00%"]
 
 
+def test_chapter_15_writes_what_a_conversion_costs_beside_the_bars():
+    drawn = diagrams_15.costs({"T": {"FLOPs": 0.025, "parameters": 0.0002}, "S": {"FLOPs": 0.01}})
+    written = [[text.get_text() for text in ax.texts] for ax in drawn.axes]
+    assert written == [["+2.5%", "+0.02%"], ["+1.0%"]]
+
+
 def test_chapter_15_draws_a_conversion_and_where_a_fit_is_right():
     assert isinstance(diagrams_15.conversion(torch.relu, torch.relu), Figure)
     fits = {"good": torch.relu, "bad": lambda x: torch.relu(x) + x}

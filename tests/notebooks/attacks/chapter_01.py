@@ -92,6 +92,7 @@ ATTACKS = {
             "the chapter's bump": (lambda x: 2 - torch.exp(-8 * x**2), "tanh", "ReLU"),
             "the chapter's corner": (lambda x: 3 * x.abs(), "ReLU", "tanh"),
             "the chapter's wave": (lambda x: torch.sin(8 * x), "tanh", "ReLU"),
+            "nearly the chapter's wave": (lambda x: torch.sin(9 * x), "learned", "ReLU"),
             "nearly constant": (lambda x: 1 + 1e-6 * corner(x), "ReLU", "tanh"),
             "a number for each input but one": (lambda x: corner(x)[1:], "ReLU", "tanh"),
         },
