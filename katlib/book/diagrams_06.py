@@ -1,4 +1,4 @@
-"""The drawings of chapter 6: what maps do with a function, who shares it, a group in memory."""
+"""The drawings of chapter 6: the network, maps and a function, who shares it, memory."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,6 +19,48 @@ INPUTS, OUTPUTS = 4, 3
 INPUT_ROWS = (3.0, 2.0, 1.0, 0.0)
 OUTPUT_ROWS = (2.5, 1.5, 0.5)
 OUTPUT_PLACE = 2.6
+
+
+def opening_network() -> Figure:
+    """The network that learns, with a function on each late edge, and two shapes to be learned."""
+    fig, (network, *shapes) = plot.new_figure(3, width=8.4, height=3.2, width_ratios=(3.2, 1, 1))
+    _draw_network(network)
+    u = np.linspace(-2.5, 2.5, 241)
+    teacher = (
+        ("a wave: $\\sin 3u$", np.sin(3 * u), plot.VERMILION),
+        ("a bell: $e^{-2u^2}$", np.exp(-2 * u**2), plot.PALETTE[3]),
+    )
+    for ax, (title, values, color) in zip(shapes, teacher, strict=True):
+        ax.plot(u, values, color=color)
+        ax.set_title(title, loc="center", fontsize=10)
+        ax.set(xticks=[], yticks=[], ylim=(-1.6, 1.6), box_aspect=1)
+    return fig
+
+
+def _draw_network(ax: Axes) -> None:
+    ends, units = (3.0, 2.0, 1.0, 0.0), (3.3, 2.4, 1.5, -0.3)
+    places = (0.0, 2.0, 5.6)
+    for i, unit in enumerate(units):
+        for o, end in enumerate(ends):
+            ax.plot(places[:2], (end, unit), color=GREY, lw=0.8, zorder=1)
+            ax.plot(places[1:], (unit, end), color=GREY, lw=0.8, zorder=1)
+            # not all at the same place: edges cross in the middle
+            along = (0.18, 0.34, 0.5, 0.66)[o]
+            at = (places[1] + along * (places[2] - places[1]), unit + along * (end - unit))
+            _function(ax, at, (i * len(ends) + o) / 15, plot.BLUE, half=0.15)
+    names = ("x_0", "x_1", "x_2", "x_3"), ("", "", "", ""), ("y_0", "y_1", "y_2", "y_3")
+    for place, rows, labels in zip(places, (ends, units, ends), names, strict=True):
+        for y, label in zip(rows, labels, strict=True):
+            ax.add_patch(Circle((place, y), 0.26, facecolor=NODES, edgecolor=plot.BLACK, zorder=3))
+            ax.text(place, y, f"${label}$" if label else "", ha="center", va="center", zorder=4)
+    ax.text(places[1], 0.6, "⋮", ha="center", va="center", fontsize=14)
+    below = ("4 inputs", "64 units", "4 outputs")
+    for place, text in zip(places, below, strict=True):
+        ax.text(place, -0.95, text, ha="center", va="center", fontsize=10)
+    ax.text(3.8, 3.85, "a function on each edge", ha="center", color=plot.BLUE, fontsize=10)
+    ax.text(0.9, 3.85, "linear map", ha="center", fontsize=10)
+    ax.set(xlim=(-0.8, 6.4), ylim=(-1.2, 4.2), aspect="equal")
+    ax.axis("off")
 
 
 def from_one_function() -> Figure:

@@ -1,4 +1,4 @@
-"""The drawings of chapter 15: an MLP before and after its conversion, and where a fit is right."""
+"""The drawings of chapter 15: a conversion, where a fit is right, and what a conversion costs."""
 
 from collections.abc import Callable, Mapping
 
@@ -34,6 +34,8 @@ def conversion(before: Function, after: Function) -> Figure:
     identity = (lambda x: x, "$F_1$: the identity", NEW)
     fitted = (after, "$F_2$: fitted to GELU", NEW)
     _path(ax, 1.25, {4.3: "$W_1, c_1$", 8.3: "$W_2, c_2$"}, {2.3: identity, 6.3: fitted})
+    ax.plot((0.8, 0.8, 1.5, 1.5), (1.1, 1.0, 1.0, 1.1), color=BLACK, linewidth=1)
+    ax.text(0.85, 0.92, "input kept\nfor backward", ha="center", va="top", fontsize=10)
     for x in (4.3, 8.3):
         ax.annotate(
             "",
@@ -100,4 +102,26 @@ def where_inputs_fall(
     errors.axhline(0, color=BLACK, linewidth=0.8)
     errors.set(xlabel="input of the activation", ylabel="F(x) − GELU(x)", ylim=(-limit, limit))
     fig.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines))
+    return fig
+
+
+def costs(sizes: Mapping[str, Mapping[str, float]]) -> Figure:
+    """By how much one model costs more than another, as bars.
+
+    Args:
+        sizes: for each size of the models, by the name of a quantity, how much more of it there
+            is: 0.01 is one percent.
+    """
+    fig, axes = plot.new_figure(len(sizes), width=8.4, height=2.1, sharex=True, sharey=True)
+    for ax, (title, quantities) in zip(axes, sizes.items()):
+        bars = ax.barh(list(quantities), list(quantities.values()), color=BLUE, height=0.6)
+        written = [
+            f"{value:+.2%}" if value < 5e-4 else f"{value:+.1%}" for value in bars.datavalues
+        ]
+        ax.bar_label(bars, written, padding=4, fontsize=10)
+        ax.set(title=title, xticks=[], xlim=(0, 1.4 * max(quantities.values())))
+        ax.grid(visible=False)
+        ax.spines["bottom"].set_visible(False)
+        ax.tick_params(length=0)
+    axes[0].invert_yaxis()
     return fig

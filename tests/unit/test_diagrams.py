@@ -105,6 +105,7 @@ def test_chapter_7_draws_a_random_sum_cobwebs_and_an_mlp():
 def test_chapter_6_draws_who_shares_a_function():
     panels = [("title", "functions", "parameters")] * 3
     assert isinstance(diagrams_06.ways_to_share(panels), Figure)
+    assert isinstance(diagrams_06.opening_network(), Figure)
     assert isinstance(diagrams_06.from_one_function(), Figure)
     drawn = diagrams_06.memory(tokens=2, channels=8, groups=2, group_of=lambda i: i // 4)
     assert isinstance(drawn, Figure)

@@ -51,6 +51,7 @@ ATTACKS = {
             ([[4, 5, 6, 7], [7, 8], []],),
             (([7, 5, 4, 6], (8, 7), ()),),
             ([torch.tensor([4.0, 5.0, 6.0, 7.0]), torch.tensor([7, 8]), torch.tensor([])],),
+            ([{4, 5, 6, 7}, {7, 8}, set()],),
         ],
         wrong={
             "how many": ([4, 2, 0],),
@@ -65,6 +66,8 @@ ATTACKS = {
             "counted from zero": ([[3, 4, 5, 6], [6, 7], []],),
             "one twice": ([[4, 5, 6, 7, 7], [7, 8], []],),
             "one list": ([4, 5, 6, 7],),
+            "a set of words": ([{"four", 5, 6, 7}, {7, 8}, set()],),
+            "a set with one forgotten": ([{4, 5, 6, 7}, {8}, set()],),
         },
     ),
     "2.2": Attack(
@@ -97,6 +100,11 @@ ATTACKS = {
                 SUM_AND_DIFFERENCE,
                 [[half, lambda t: (t**2 + 0.01).sqrt() / 2]],
             ),
+            # x + softplus(y - x), off by less than 0.01
+            "the logarithm of a sum": (
+                [[identity, nothing], [minus, identity]],
+                [[identity, lambda t: (1 + (99 * t).exp()).log() / 99]],
+            ),
             "larger in absolute value": (
                 [[abs, abs], [abs, lambda t: -abs(t)]],
                 [[half, half_distance]],
@@ -112,6 +120,7 @@ ATTACKS = {
             # the scale from the sine, and a shift from a zero of the sine
             (lambda u, p, q: math.exp((u - p(1.0) - q(0.0)) / (p(0.5) - p(0.0))),),
             (by_slope,),
+            (lambda u, p, q: by_slope(u, p, q).reshape(1),),
         ],
         wrong={
             "nothing undone": (lambda u, p, q: math.exp(u),),
@@ -133,7 +142,10 @@ ATTACKS = {
             "q(1) taken for the scale": (
                 lambda u, p, q: math.exp((u - p(0.0) - q(0.0)) / (q(1.0) or 1)),
             ),
+            "a list": (lambda u, p, q: [by_slope(u, p, q), 0.0],),
             "values of its own": (lambda u, p, q: torch.linspace(-1, 2, 12).exp(),),
         },
+        # a tensor with one element is a number
+        harmless=("another shape",),
     ),
 }

@@ -16,6 +16,10 @@ def from_shapes(d_in, d_out, G, m, n):
     return torch.tensor(sum(int(np.prod(shape)) for shape in shapes))
 
 
+def line_and_tanh(beta):
+    return 0.5, 0.5, beta / 2
+
+
 def to_neighbours(x, G):
     return x.unflatten(-1, (-1, G)).transpose(-1, -2).flatten(-2).contiguous()
 
@@ -108,19 +112,24 @@ ATTACKS = {
     ),
     "6.2": Attack(
         right=[
-            ([0.5, -0.5], [0.5, 0.5]),
-            (torch.tensor([0.5, -0.5]), np.array([0.5, 0.5])),
-            ((1 / 2, -1 / 2), (0.5001, 0.4999)),
+            (line_and_tanh,),
+            (lambda beta: (1 / 2, -1 / 2, -beta / 2),),
+            (lambda beta: torch.tensor([0.5, 0.5, beta / 2]),),
         ],
         wrong={
-            "the given answer": ([1.0, 0.0], [1.0, 0.0]),
-            "exchanged": ([0.5, 0.5], [0.5, -0.5]),
-            "not halved": ([1.0, -1.0], [1.0, 1.0]),
-            "the wave upside down": ([-0.5, 0.5], [0.5, 0.5]),
-            "the wave alone": ([0.5, -0.5], [1.0, 0.0]),
-            "the bell alone": ([1.0, 0.0], [0.5, 0.5]),
-            "nothing": ([0.0, 0.0], [0.0, 0.0]),
-            "one number": (0.5, 0.5),
+            "the given answer": (lambda beta: (1.0, 1.0, beta),),
+            "no half of the difference": (lambda beta: (1.0, 0.5, beta / 2),),
+            "no half of the sum": (lambda beta: (0.5, 1.0, beta / 2),),
+            "no half in the tanh": (lambda beta: (0.5, 0.5, beta),),
+            "always beta 1": (lambda beta: (0.5, 0.5, 0.5),),
+            "steeper with beta": (lambda beta: (beta / 2, 0.5, beta / 2),),
+            "higher with beta": (lambda beta: (0.5, beta / 2, beta / 2),),
+            "one over beta": (lambda beta: (0.5, 0.5, 1 / (2 * beta)),),
+            "exchanged": (lambda beta: (beta / 2, 0.5, 0.5),),
+            "the line falls": (lambda beta: (-0.5, 0.5, beta / 2),),
+            "the sum upside down": (lambda beta: (0.5, -0.5, beta / 2),),
+            "two numbers": (lambda beta: (0.5, beta / 2),),
+            "not a function": ((0.5, 0.5, 0.5),),
         },
     ),
     "6.3": Attack(

@@ -1,34 +1,33 @@
-"""Chapter 10: tiles and idle elements, a sum in a fixed order, and a stage of the ladder."""
+"""Chapter 10: blocks and what limits them, a sum in a fixed order, and a stage of the ladder."""
 
 import math
 
 import torch
 
 from attacks import Attack
+from katlib.book.cost import CHIPS
 
 
-def tiles(rows, groups, span, *, atomics=10, whole_rows=True, whole_span=True, idle=True, mixed=0):
+def decide(registers, groups, moved, instructions, *, unit=8, most=8, least=1, threads=256):
     """The solution of 10.1, with one ingredient changed."""
-    in_rows = math.ceil(rows / 64) if whole_rows else rows / 64
-    in_span = math.ceil(span / 64) if whole_span else span / 64
-    programs = math.ceil(rows * groups / 64) if mixed else groups * in_rows
-    share = rows * groups * span / (groups * in_rows * in_span * 64 * 64)
-    return atomics * programs, 1 - share if idle else share
+    rounded = math.ceil(registers / unit) * unit
+    resident = min(most, 65_536 // (threads * rounded))
+    return max(least, 132 * resident // groups), instructions / CHIPS["H100"].room(moved)
 
 
-def tiles_by_loop(rows, groups, span):
-    programs = idle = lanes = 0
-    for first_row in range(0, rows, 64):
-        used_rows = min(64, rows - first_row)
-        for first in range(0, span, 64):
-            lanes += 64 * 64
-            idle += 64 * 64 - used_rows * min(64, span - first)
-        programs += 1
-    return torch.tensor(10 * groups * programs), idle / lanes
+def decide_by_trying(registers, groups, moved, instructions):
+    while registers % 8:
+        registers += 1
+    resident = 0
+    while (resident + 1) * registers * 256 <= 65_536 and (resident + 1) * 256 <= 2048:
+        resident += 1
+    chip = CHIPS["H100"]
+    ratio = instructions / chip.issue / (moved / chip.bandwidth)
+    return torch.tensor(max(1, resident * 132 // groups)), ratio
 
 
-def other_tiles(**options):
-    return (lambda *sizes: tiles(*sizes, **options),)
+def other_decision(change=lambda parts, ratio: (parts, ratio), **options):
+    return (lambda *case: change(*decide(*case, **options)),)
 
 
 def own_place(p, terms, memory):
@@ -140,6 +139,8 @@ def text(body, *changes):
     return (HEAD + body + "}\n",)
 
 
+ATOMIC_STORE = "atomicAdd(destination(da, db, blockIdx.x, k), shared[0]);"
+PLAIN_STORE = (ATOMIC_STORE, "*destination(da, db, blockIdx.x, k) += shared[0];")
 LAST_BARRIER = ("        __syncthreads();\n    }\n", "    }\n")
 IN_A_BRANCH = (
     "            __syncthreads();\n",
@@ -149,21 +150,21 @@ FIRST_BARRIER = ("            __syncthreads();\n", "")
 
 ATTACKS = {
     "10.1": Attack(
-        right=[(tiles,), (tiles_by_loop,)],
+        right=[(decide,), (decide_by_trying,)],
         wrong={
-            "what stands in the exercise": (lambda *sizes: (0, 0.0),),
-            "one atomic": other_tiles(atomics=1),
-            "part of a program": other_tiles(whole_rows=False),
-            "part of a tile": other_tiles(whole_span=False),
-            "the share that works": other_tiles(idle=False),
-            "rows of all groups in one program": other_tiles(mixed=1),
-            "no groups": (lambda rows, groups, span: tiles(rows, 1, span),),
-            "an atomic for each tile": (
-                lambda *sizes: (tiles(*sizes)[0] * math.ceil(sizes[2] / 64), tiles(*sizes)[1]),
-            ),
-            "the share in percent": (lambda *sizes: (tiles(*sizes)[0], 100 * tiles(*sizes)[1]),),
-            "exchanged": (lambda *sizes: tiles(*sizes)[::-1],),
-            "an error": (lambda *sizes: sizes[9],),
+            "what stands in the exercise": (lambda *case: (0, 0.0),),
+            "registers not rounded": other_decision(unit=1),
+            "any number of threads": other_decision(most=99),
+            "perhaps no block": other_decision(least=0),
+            "blocks of 128 threads": other_decision(threads=128),
+            "blocks of all groups": (lambda r, groups, *work: decide(r, 1, *work),),
+            "one multiprocessor": other_decision(lambda parts, ratio: (parts // 132, ratio)),
+            "the ratio upside down": other_decision(lambda parts, ratio: (parts, 1 / ratio)),
+            "the instructions alone": (lambda *case: (decide(*case)[0], case[3]),),
+            "bytes left out": (lambda r, groups, _, n: decide(r, groups, 12, n),),
+            "which of them limits": other_decision(lambda parts, ratio: (parts, ratio > 1)),
+            "exchanged": other_decision(lambda parts, ratio: (ratio, parts)),
+            "an error": (lambda *case: case[9],),
         },
     ),
     "10.2": Attack(
@@ -177,6 +178,7 @@ ATTACKS = {
             "the first block alone": (own_place, lambda memory: memory[0]),
             "without the last term": (without_last, total),
             "no memory": (without_return, total),
+            "the first terms' sum": (own_place, lambda memory: torch.tensor(50030.0755)),
             "a place for the sum of the others": (
                 lambda p, terms, memory: memory + terms.sum(),
                 lambda memory: memory[-1],
@@ -184,7 +186,7 @@ ATTACKS = {
         },
     ),
     "10.3": Attack(
-        right=[text(TREE), text(SHUFFLES), text(ONE_BY_ONE)],
+        right=[text(TREE), text(SHUFFLES), text(ONE_BY_ONE), text(" ".join(SHUFFLES.split()))],
         wrong={
             "what stands in the exercise": text(STAGE_3),
             "nothing": ("",),
@@ -193,6 +195,7 @@ ATTACKS = {
             "shared atomics": text(SHARED_ATOMICS),
             "an atomic for each warp": text(WARPS_ALONE),
             "additions that are not atomic": text(PLAIN_ADDITIONS),
+            "a store of each block that is not atomic": text(TREE, PLAIN_STORE),
             "no last barrier": text(TREE, LAST_BARRIER),
             "no barrier in the tree": text(TREE, FIRST_BARRIER),
             "no barrier between warps": text(SHUFFLES, ("__syncthreads();", "")),

@@ -5,8 +5,24 @@ import torch
 from attacks import Attack
 
 
-def extra_bytes(L, N, C):
-    return 2 * L * N * C
+def largest_batch(B, vit_bytes, L, N, C):
+    return B * vit_bytes // (vit_bytes + 2 * L * N * C)
+
+
+def largest_batch_by_search(B, vit_bytes, L, N, C):
+    batch = B
+    while batch * (vit_bytes + 2 * L * N * C) > B * vit_bytes:
+        batch -= 1
+    return torch.tensor(batch)
+
+
+def batch_with(extra):
+    """The solution with another count of the bytes that come on top for an image."""
+
+    def answer(B, vit_bytes, L, N, C):
+        return B * vit_bytes // (vit_bytes + extra(L, N, C))
+
+    return (answer,)
 
 
 def rescaled(a, b, c):
@@ -55,21 +71,28 @@ def interleaved(W, c, s, t):
 
 ATTACKS = {
     "15.1": Attack(
-        right=[
-            (extra_bytes,),
-            (lambda L, N, C: torch.tensor(L * N * C * 16 / 8),),
-        ],
+        right=[(largest_batch,), (largest_batch_by_search,)],
         wrong={
-            "one byte each": (lambda L, N, C: L * N * C,),
-            "float32": (lambda L, N, C: 4 * L * N * C,),
-            "the hidden layer's width": (lambda L, N, C: 8 * L * N * C,),
-            "both functions": (lambda L, N, C: 10 * L * N * C,),
-            "one block": (lambda L, N, C: 2 * N * C,),
-            "no tokens": (lambda L, N, C: 2 * L * C,),
-            "no channels": (lambda L, N, C: 2 * L * N,),
-            "without the class token": (lambda L, N, C: 2 * L * (N - 1) * C,),
-            "a block more": (lambda L, N, C: 2 * (L + 1) * N * C,),
-            "input and output": (lambda L, N, C: 4 * L * N * C,),
+            "the starter": (lambda B, vit_bytes, L, N, C: 0,),
+            "the ViT's batch": (lambda B, vit_bytes, L, N, C: B,),
+            "not a whole number": (
+                lambda B, vit_bytes, L, N, C: B * vit_bytes / (vit_bytes + 2 * L * N * C),
+            ),
+            "rounded to the nearest": (
+                lambda B, vit_bytes, L, N, C: round(B * vit_bytes / (vit_bytes + 2 * L * N * C)),
+            ),
+            "the ratio subtracted": (
+                lambda B, vit_bytes, L, N, C: int(B * (1 - 2 * L * N * C / vit_bytes)),
+            ),
+            "one byte each": batch_with(lambda L, N, C: L * N * C),
+            "float32": batch_with(lambda L, N, C: 4 * L * N * C),
+            "the hidden layer's width": batch_with(lambda L, N, C: 8 * L * N * C),
+            "both functions": batch_with(lambda L, N, C: 10 * L * N * C),
+            "one block": batch_with(lambda L, N, C: 2 * N * C),
+            "no tokens": batch_with(lambda L, N, C: 2 * L * C),
+            "no channels": batch_with(lambda L, N, C: 2 * L * N),
+            "without the class token": batch_with(lambda L, N, C: 2 * L * (N - 1) * C),
+            "a block more": batch_with(lambda L, N, C: 2 * (L + 1) * N * C),
         },
     ),
     "15.2": Attack(
