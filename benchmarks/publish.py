@@ -18,6 +18,14 @@ trains the twin with MLPs in the same way.
 writes results/cifar-nano-mlp-seed0-15epochs.json, and results/inside-twins.json: what each MLP and
 the largest channel mean to either of the two models.
 
+    python -m katlib.train --preset cifar-compact --epochs 64 --out runs/compact --resume
+    python benchmarks/publish.py --compact runs/compact
+
+trains the larger model that comes with katlib, in two hours on one CPU core, and writes
+katlib/weights/kat-cifar10-compact.safetensors and results/cifar-compact-grkan-seed0.json. With
+`--mlp mlp --mlp-ratio 1.6015625` the first trains its twin of equal FLOPs; of a twin the second
+writes the record alone, results/cifar-compact-mlp-seed0.json.
+
     python benchmarks/publish.py --probe
 
 writes the published weights' file anew, with what the model makes of the probe image in its header;
@@ -50,6 +58,7 @@ from katlib.train.data import CIFAR10, normalize
 from katlib.train.recipe import PRESETS, build_model
 
 NAME = "kat-cifar10"
+COMPACT = "kat-cifar10-compact"
 PRESET = "cifar-nano"
 EPOCHS = 15
 RECIPE = {"lr": 2e-3}
@@ -107,24 +116,37 @@ def train_kat(folder: Path) -> None:
 
 def publish_kat(folder: Path) -> None:
     """Writes the weights, in float16, and the records; prints what float16 costs."""
+    publish_weights(NAME, folder)
+    write_json(run_file("grkan"), json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    with write_whole(FOLDER / f"inside-{NAME}.json") as temporary:
+        shutil.copyfile(folder / "inside.json", temporary)
+
+
+def publish_weights(name: str, folder: Path) -> None:
+    """Writes the weights of a run, in float16; prints what float16 costs."""
     record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     model = katlib.load_pretrained(folder / "checkpoint.safetensors")
-    OURS[NAME].parent.mkdir(exist_ok=True)
+    OURS[name].parent.mkdir(exist_ok=True)
     save_pretrained(
         model,
-        OURS[NAME],
+        OURS[name],
         mean=MEAN,
         std=STD,
         classes=CLASSES,
         license="MIT",
         training={key: record[key] for key in TRAINING_KEYS},
     )
-    write_json(run_file("grkan"), record)
-    with write_whole(FOLDER / f"inside-{NAME}.json") as temporary:
-        shutil.copyfile(folder / "inside.json", temporary)
     data = katlib.load_cifar10()
     print_accuracy("as trained", model, data)
-    print_accuracy("in float16", katlib.load_pretrained(NAME), data)
+    print_accuracy("in float16", katlib.load_pretrained(name), data)
+
+
+def publish_compact(folder: Path) -> None:
+    """Writes the record of a run of the compact model; of a KAT its weights too."""
+    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    write_json(FOLDER / f"{record['preset']}-{record['mlp']}-seed{record['seed']}.json", record)
+    if record["mlp"] == "grkan":
+        publish_weights(COMPACT, folder)
 
 
 def add_probe() -> None:
@@ -241,6 +263,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--twin", action="store_true")
+    parser.add_argument("--compact", action="store_true")
     parser.add_argument("--probe", action="store_true")
     options = parser.parse_args()
     if options.probe:
@@ -248,7 +271,9 @@ def main() -> None:
         return
     if options.folder is None:
         parser.error("the folder of the training run is missing")
-    if options.twin:
+    if options.compact:
+        action = publish_compact
+    elif options.twin:
         action = train_twin if options.train else publish_twin
     else:
         action = train_kat if options.train else publish_kat

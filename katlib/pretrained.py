@@ -39,7 +39,8 @@ from katlib.weight_files import (
 
 # the models that come with katlib
 OURS: dict[str, Path] = {
-    "kat-cifar10": Path(__file__).parent / "weights" / "kat-cifar10.safetensors"
+    name: Path(__file__).parent / "weights" / f"{name}.safetensors"
+    for name in ("kat-cifar10", "kat-cifar10-compact")
 }
 
 # of a file that says nothing of its images

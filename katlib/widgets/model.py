@@ -45,8 +45,8 @@ class ModelExplorer(LiveFigure):
 
     Args:
         model: a `katlib.VisionTransformer` with GR-KANs or with ordinary MLPs, whose
-            `pretrained_cfg` says what its images are like; default: "kat-cifar10". The page gets
-            its weights rounded to float16.
+            `pretrained_cfg` says what its images are like; default: "kat-cifar10-compact". The page
+            gets its weights rounded to float16.
         images: a pair of images, uint8 (N, 3, img_size, img_size), and labels, (N,); default: 20
             test images of CIFAR-10, the first two of each class.
 
@@ -84,7 +84,7 @@ class ModelExplorer(LiveFigure):
     def __init__(
         self, model: VisionTransformer | None = None, images: tuple[Tensor, Tensor] | None = None
     ):
-        model = load_pretrained("kat-cifar10") if model is None else model
+        model = load_pretrained("kat-cifar10-compact") if model is None else model
         _check_model(model)
         pixels, labels = _checked_images(load_images() if images is None else images, model)
         self.model = model

@@ -68,6 +68,13 @@ def test_the_leads_of_the_examples(name, file, key, better, worse, measure, scal
     assert shown == pytest.approx([mean, mean - half, mean + half, 5], abs=0.51 * 10**-digits)
 
 
+def test_the_compact_model():
+    run = record("cifar-compact-grkan-seed0")
+    assert numbers(FINDINGS["compact KAT"]()) == [round(100 * run["test_accuracy"], 2)]
+    assert int(FINDINGS["compact parameters"]().replace(",", "")) == run["parameters"]
+    assert numbers(FINDINGS["compact epochs"]()) == [len(run["epochs"])]
+
+
 def test_the_steps_and_their_memory():
     rows = [row for row in record("scale-cpu")["rows"] if row["kind"] == "step"]
     times = [row["ratio"] for row in [*rows, *record("model-cpu")["rows"]]]
