@@ -244,10 +244,10 @@ def roofline() -> str:
 def ladder() -> str:
     """10: the stages of a kernel, one rung after the other."""
     drawn = line(36, 60, 52, 4, "ink") + line(84, 60, 68, 4, "ink")
-    for rung in range(5):
-        y = 52 - 10.5 * rung
+    for rung in range(6):
+        y = 53 - 8.8 * rung
         inset = (60 - y) * 16 / 56
-        drawn += line(36 + inset, y, 84 - inset, y, "one" if rung == 4 else "two")
+        drawn += line(36 + inset, y, 84 - inset, y, "one" if rung == 5 else "two")
     return drawn
 
 
