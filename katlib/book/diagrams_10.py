@@ -191,6 +191,30 @@ def shuffle_tree(lanes: int = 8) -> Figure:
     return fig
 
 
+def instructions(kernels: dict[str, tuple[float, float]], room: tuple[float, float]) -> Figure:
+    """Bars of the instructions per element, and lines where they take as long as the memory.
+
+    Args:
+        kernels: name -> instructions in float32 and in bfloat16.
+        room: what the memory leaves time for, in float32 and in bfloat16.
+    """
+    fig, ax = plot.new_figure(width=6.4, height=3.6)
+    kinds = ("float32", BLUE, PALE_BLUE), ("bfloat16", VERMILION, PALE_RED)
+    for turn, ((dtype, color, fill), limit) in enumerate(zip(kinds, room)):
+        for row, counts in enumerate(kernels.values()):
+            y = row + 0.4 * turn
+            ax.barh(y, counts[turn], height=0.38, color=fill, edgecolor=color, zorder=2)
+            text = f"{dtype} {counts[turn]:.0f}"
+            ax.text(1.5, y, text, ha="left", va="center", fontsize=9, zorder=4)
+        ax.axvline(limit, color=color, ls="--", lw=1.8, zorder=3)
+        label = f"{dtype}'s budget"
+        ax.text(limit, -0.75, label, color=color, ha="center", va="bottom", fontsize=10)
+    ax.set(ylim=(len(kernels) - 0.2, -0.6), xlabel="instructions per element")
+    ax.set_yticks([row + 0.2 for row in range(len(kernels))], list(kernels))
+    ax.grid(False)
+    return fig
+
+
 def two_stages(parts: int = 4) -> Figure:
     """Stage 5: each block has a column of its own; a warp of the second kernel adds up a row."""
     fig, ax = _canvas(6.4, 3.0, (-0.2, 11.6), (-0.9, 4.6))

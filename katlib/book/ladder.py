@@ -12,8 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from katlib.book import diagrams_10
+from katlib.book.cost import CHIPS
 from katlib.book.html import Html, table
 from katlib.book.results import FOLDER
 from katlib.cuda import SOURCE, emulator, jit, ladder, plan, sass, vector_width
@@ -23,8 +26,8 @@ from katlib.rational import rational_reference
 H100, MULTIPROCESSORS, REGISTERS, MOST_BLOCKS = 90, 132, 65_536, 8
 # x, g and dx in float32
 BYTES = 3 * 4
-# ten float32 sums of a block, written and read
-PARTIAL_BYTES = 10 * 2 * 4
+# ten float32 sums of a block
+PARTIAL_BYTES = 10 * 4
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -85,7 +88,7 @@ class Cost:
     instructions: tuple[float, float]
     # of a thread, in float32
     registers: int
-    # atomic additions, and bytes of partial sums, which are written and read again
+    # atomic additions, and bytes of memory for the partial sums
     to_global: int
     to_shared: int
     partial: int
@@ -189,24 +192,56 @@ def cost_table(rows: int, groups: int, span: int) -> Html | None:
     )
 
 
-def triton_instructions() -> float | None:
-    """Instructions per element in the main loop of `ladder.in_triton`, or None without triton.
+def instruction_bars(rows: int, groups: int, span: int) -> Figure | None:
+    """`costs` as bars beside the budget; None, after a word, where they cannot be counted."""
+    try:
+        found = costs(rows, groups, span)
+    except OSError as missing:
+        print(f"Not counted here: {missing}.")
+        return None
+    room = CHIPS["H100"].room
+    return diagrams_10.instructions(
+        {cost.name.partition("_")[0]: cost.instructions for cost in found},
+        (room(BYTES), room(BYTES / 2)),
+    )
 
-    Triton compiles for an H100 without one. Each of the loop's stores writes one element.
+
+def retry_loop(cubin: bytes) -> Listing:
+    """The first loop around an atomic addition to shared memory, in an H100's machine code.
+
+    Raises:
+        OSError: cuobjdump is missing.
+    """
+    code = sass.main_loops(cubin)["backward"]
+    swap = next(place for place, text in enumerate(code) if text.startswith("ATOMS"))
+    first = max(place for place in range(swap) if code[place].startswith("LDS"))
+    last = next(place for place in range(swap, len(code)) if "BRA" in code[place])
+    return Listing("\n".join(code[first : last + 1]), "text")
+
+
+def triton_kernels() -> tuple[sass.Kernel, ...]:
+    """What Triton makes of `ladder.in_triton` in float32 and bfloat16; empty without triton.
+
+    Triton compiles for an H100 without one. As in a launch for the chapter's tensors, it is told
+    that addresses and sizes are divisible by 16, so that each load and store has 16 bytes.
     """
     if not find_spec("triton") or sass.cuobjdump() is None:
-        return None
+        return ()
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     from katlib.cuda.ladder import in_triton
 
-    pointers = dict.fromkeys(("g", "x", "a", "b", "dx", "partial"), "*fp32")
-    constants = {"M": 5, "N": 4, "TILE": in_triton.TILE}
-    signature = pointers | {"rows": "i32", "span": "i32"} | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(fn=in_triton.backward, signature=signature, constexprs=constants)
-    compiled = compile(source, target=GPUTarget("cuda", H100, 32))
-    return sass.inspect(compiled.asm["cubin"], 1)["backward"].instructions
+    kernels = []
+    for dtype, name in zip(DTYPES, ("*fp32", "*bf16")):
+        types = dict.fromkeys(("g", "x"), name) | dict.fromkeys(("a", "b"), "*fp32")
+        types |= {"dx": name, "partial": "*fp32", "rows": "i32", "span": "i32", "TILE": "constexpr"}
+        aligned = {(place,): [["tt.divisibility", 16]] for place in range(len(types) - 1)}
+        constants = {"TILE": in_triton.TILE}
+        source = ASTSource(in_triton.backward, types, constexprs=constants, attrs=aligned)
+        compiled = compile(source, target=GPUTarget("cuda", H100, 32))
+        kernels.append(sass.inspect(compiled.asm["cubin"], 16 // dtype.itemsize)["backward"])
+    return tuple(kernels)
 
 
 # ---- a reader's own stage
@@ -215,7 +250,7 @@ def triton_instructions() -> float | None:
 def run_fold(source: str) -> tuple[list[Tensor], list[Tensor], Counter[str]]:
     """Runs stage 3 with a function `add_up_block` of the reader's in the place of its last line.
 
-    Two blocks work on two groups, in the emulator, which also looks for races.
+    Four blocks, two for each of two groups, work in the emulator, which also looks for races.
 
     Args:
         source: the function `add_up_block(sums, da, db)`, in CUDA.
@@ -229,13 +264,15 @@ def run_fold(source: str) -> tuple[list[Tensor], list[Tensor], Counter[str]]:
     """
     stage = (ladder.FOLDER / "stage3_registers.cu").read_text(encoding="utf-8")
     head, _, body = stage[: stage.rindex("    for (int k")].partition("extern")
-    whole = f"{head}{source}\nextern{body}    add_up_block(sums, da, db);\n}}\n"
+    # an answer may stand on one line
+    pragma = '#pragma GCC diagnostic ignored "-Wmisleading-indentation"\n'
+    whole = f"{pragma}{head}{source}\nextern{body}    add_up_block(sums, da, db);\n}}\n"
     x, g = torch.randn(2, 300, 2, 24, generator=torch.Generator().manual_seed(1))
     a, b = torch.eye(6)[:2] + 0.1, torch.ones(2, 4)
     dx, da, db = torch.empty_like(x), torch.zeros(2, 6), torch.zeros(2, 4)
     kernels = emulator.load(whole, ladder.definitions(x, a, b), ladder.FOLDER, races=True)
     tensors = g, x, a, b, dx, da, db
-    kernels.launch("backward", (2, 1), ladder.BLOCK, "PPPPPPPiii", *tensors, *x.shape)
+    kernels.launch("backward", (2, 2), ladder.BLOCK, "PPPPPPPiii", *tensors, *x.shape)
     leaves = [t.double().requires_grad_() for t in (x.flatten(1), a, b)]
     y = rational_reference(*leaves)
     exact = torch.autograd.grad(y, leaves[1:], g.flatten(1).double())

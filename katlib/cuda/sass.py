@@ -83,13 +83,26 @@ def main_loop(sass: str) -> list[str]:
     return [text for address, text in main.items() if not any(address in body for body in within)]
 
 
-def _disassemble(cubin: Path, option: str) -> str:
+def _disassemble(cubin: bytes, option: str) -> str:
     program = cuobjdump()
     if program is None:
         raise OSError("cuobjdump, which comes with the triton wheel, was not found")
-    return subprocess.run(
-        [program, option, cubin], check=True, capture_output=True, encoding="utf-8"
-    ).stdout
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run(
+            [program, option, file.name], check=True, capture_output=True, encoding="utf-8"
+        ).stdout
+
+
+def main_loops(cubin: bytes) -> dict[str, list[str]]:
+    """The instructions of the main loop of each kernel of a cubin, by the kernel's name.
+
+    Raises:
+        OSError: there is no cuobjdump here.
+    """
+    kernels = _disassemble(cubin, "--dump-sass").split("Function : ")[1:]
+    return {kernel.split()[0]: main_loop(kernel) for kernel in kernels}
 
 
 def inspect(cubin: bytes, elements: int) -> dict[str, Kernel]:
@@ -102,12 +115,7 @@ def inspect(cubin: bytes, elements: int) -> dict[str, Kernel]:
     Raises:
         OSError: there is no cuobjdump here.
     """
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        usage = _disassemble(Path(file.name), "--dump-resource-usage")
-        sass = _disassemble(Path(file.name), "--dump-sass")
-    loops = {part.split()[0]: main_loop(part) for part in sass.split("Function : ")[1:]}
+    usage, loops = _disassemble(cubin, "--dump-resource-usage"), main_loops(cubin)
     kernels = {}
     for name, line in re.findall(r"Function (\w+):\s*(.*)", usage):
         used = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}

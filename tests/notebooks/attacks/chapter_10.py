@@ -141,6 +141,11 @@ def text(body, *changes):
 
 ATOMIC_STORE = "atomicAdd(destination(da, db, blockIdx.x, k), shared[0]);"
 PLAIN_STORE = (ATOMIC_STORE, "*destination(da, db, blockIdx.x, k) += shared[0];")
+# a loop without braces, and what follows it on the same line
+ONE_LINE = (
+    "2)\n            sums[k] += __shfl_down_sync(0xffffffff, sums[k], half);\n        if",
+    "2) sums[k] += __shfl_down_sync(0xffffffff, sums[k], half); if",
+)
 LAST_BARRIER = ("        __syncthreads();\n    }\n", "    }\n")
 IN_A_BRANCH = (
     "            __syncthreads();\n",
@@ -186,7 +191,7 @@ ATTACKS = {
         },
     ),
     "10.3": Attack(
-        right=[text(TREE), text(SHUFFLES), text(ONE_BY_ONE), text(" ".join(SHUFFLES.split()))],
+        right=[text(TREE), text(SHUFFLES), text(ONE_BY_ONE), text(SHUFFLES, ONE_LINE)],
         wrong={
             "what stands in the exercise": text(STAGE_3),
             "nothing": ("",),
