@@ -73,7 +73,7 @@ class Server(NamedTuple):
 
 def write(path: Path, content) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def prepare(home: Path, kernel_path: str, disabled: list[str]) -> dict[str, str]:
@@ -146,7 +146,7 @@ def serve(tmp_path_factory):
             f"--{name}.expose_app_in_browser=True",
             "--LabApp.extension_manager=readonly",
         ]
-        with open(home / "log.txt", "w") as log:
+        with open(home / "log.txt", "w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [python, "-m", module, *options], env=environment, stdout=log, stderr=log
             )

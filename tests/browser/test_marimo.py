@@ -44,7 +44,7 @@ def address(python, tmp_path_factory):
     log = tmp_path_factory.mktemp("marimo") / "log.txt"
     command = [python, "-m", "marimo", "run", "examples/marimo_explorer.py", "--headless"]
     options = ["--host", "127.0.0.1", "--port", str(port), "--no-token"]
-    with open(log, "w") as output:
+    with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=output, stderr=output)
     for _ in range(300):
         time.sleep(0.2)
