@@ -70,7 +70,7 @@ function draw({ model, el }) {
     results.room.show(chip.issue * now.bytes / chip.bandwidth, `${digits(chip.issue * now.bytes / chip.bandwidth, 3)} instructions`);
     results.rate.show(1e12 / most, `${digits(1e3 / most, 3)} billion elements a second`);
     for (const node of names) node.setAttribute("aria-pressed", node.dataset.chip === now.chip);
-    for (const [key, entry] of Object.entries(fields)) entry.show(now[key]);
+    for (const [key, entry] of Object.entries(fields)) entry.show(Number(now[key].toPrecision(4)));
   });
 
   const row = (...children) => element("div", { class: "strip" }, ...children), title = (text) => element("span", { class: "title" }, text);
