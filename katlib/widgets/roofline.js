@@ -29,6 +29,7 @@ function draw({ model, el }) {
   const kernels = model.get("kernels").map(([name, bytes, instructions, share]) => button(name, () => put({ bytes, instructions, share }), { "data-kernel": name }));
   const fields = { bytes: field("bytes", (value) => move(value, state().instructions), 0.25), instructions: field("instructions", (value) => move(state().bytes, value), 1),
     share: field("share that is float32 arithmetic", (value) => put({ share: clamp(value, 0.01, 1) }), 0.05) };
+  fields.share.node.querySelector("input").style.width = "7.6em";  // its numbers have no end
   const results = { memory: readout("memory:", "memory"), issue: readout("instructions:", "issue"), arithmetic: readout("float32 arithmetic:", "arithmetic"), limit: readout("what binds:", "limit"),
     load: readout("computing takes", "load"), room: readout("room for", "room"), rate: readout("at most", "rate") };
   const sides = [["below", "memory binds"], ["above", "computing binds"]].map(([key, words]) => { const node = element("text", { class: "tick" }, words); plane.body.append(node); return [key, node]; });
@@ -70,7 +71,7 @@ function draw({ model, el }) {
     results.room.show(chip.issue * now.bytes / chip.bandwidth, `${digits(chip.issue * now.bytes / chip.bandwidth, 3)} instructions`);
     results.rate.show(1e12 / most, `${digits(1e3 / most, 3)} billion elements a second`);
     for (const node of names) node.setAttribute("aria-pressed", node.dataset.chip === now.chip);
-    for (const [key, entry] of Object.entries(fields)) entry.show(Number(now[key].toPrecision(4)));
+    for (const [key, entry] of Object.entries(fields)) entry.show(now[key]);
   });
 
   const row = (...children) => element("div", { class: "strip" }, ...children), title = (text) => element("span", { class: "title" }, text);
