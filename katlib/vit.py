@@ -59,8 +59,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax of the scaled products of queries and keys, times the values.
 
     It is `F.scaled_dot_product_attention`, except in half precision on a CPU: there PyTorch's fused
-    kernel takes up to five times as long as the three steps one after the other (torch 2.11, 64
-    tokens, forward and backward).
+    kernel is slower than the three steps one after the other. Forward and backward took five times
+    as long in bfloat16 at 64 tokens (torch 2.11, AMD EPYC).
 
     Args:
         q, k, v: (B, heads, N, d).

@@ -280,7 +280,7 @@ COMPACT = Architecture(
     global_pool="seq",
 )
 
-# What the presets with this tokenizer share. The learning rates are the best of three pairs that
+# What the presets with this tokenizer share. The learning rates are the better of two pairs that
 # were tried with `cifar-compact` on held-out training images: results/compact-rates.
 COMPACT_RECIPE = Config(
     architecture=COMPACT,
