@@ -29,7 +29,7 @@ function draw({ model, el }) {
   const kernels = model.get("kernels").map(([name, bytes, instructions, share]) => button(name, () => put({ bytes, instructions, share }), { "data-kernel": name }));
   const fields = { bytes: field("bytes", (value) => move(value, state().instructions), 0.25), instructions: field("instructions", (value) => move(state().bytes, value), 1),
     share: field("share that is float32 arithmetic", (value) => put({ share: clamp(value, 0.01, 1) }), 0.05) };
-  fields.share.node.querySelector("input").style.width = "7.6em";  // its numbers have no end
+  fields.share.node.querySelector("input").style.width = "108px";  // its numbers have no end
   const results = { memory: readout("memory:", "memory"), issue: readout("instructions:", "issue"), arithmetic: readout("float32 arithmetic:", "arithmetic"), limit: readout("what binds:", "limit"),
     load: readout("computing takes", "load"), room: readout("room for", "room"), rate: readout("at most", "rate") };
   const sides = [["below", "memory binds"], ["above", "computing binds"]].map(([key, words]) => { const node = element("text", { class: "tick" }, words); plane.body.append(node); return [key, node]; });

@@ -334,7 +334,7 @@ HIDDEN = """() => {
         if (caption.getBoundingClientRect().right > innerWidth) hidden.push(caption.textContent);
     }
     for (const field of document.querySelectorAll('.katlib-live input[type="number"]')) {
-        if (field.scrollWidth > field.clientWidth + 1) hidden.push(field.value);
+        if (field.scrollWidth > field.clientWidth) hidden.push(field.value);
     }
     return hidden.map((text) => text.slice(0, 160));
 }"""
