@@ -1,80 +1,33 @@
 """The diagrams of chapter 8 and appendix A4: what backward sums, keeps, and loses to rounding."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from katlib.book import plot
+from katlib.book.drawing import GREY, PALE_BLUE, PALE_RED, Place, arrow, box, canvas
 from katlib.book.plot import BLACK, BLUE, VERMILION
-
-GREY, PALE = "#8a8a8a", "#f1f1f1"
-# fillings that black text can be read on
-PALE_BLUE, PALE_RED = "#cfe3f1", "#f8d9c4"
-
-Place = tuple[float, float]
-
-
-def _canvas(width: float, height: float, xlim: Place, ylim: Place) -> tuple[Figure, Axes]:
-    """A figure without axes."""
-    fig, ax = plot.new_figure(width=width, height=height)
-    ax.set(xlim=xlim, ylim=ylim)
-    ax.axis("off")
-    return fig, ax
-
-
-def _box(
-    ax: Axes,
-    at: Place,
-    text: str,
-    fill: str = "white",
-    edge: str = BLACK,
-    size: Place = (0.8, 0.5),
-    fontsize: float = 11,
-) -> None:
-    """A box with rounded corners around its centre."""
-    width, height = size
-    corner = (at[0] - width / 2, at[1] - height / 2)
-    style = "round,pad=0,rounding_size=0.08"
-    patch = FancyBboxPatch(
-        corner, width, height, boxstyle=style, facecolor=fill, edgecolor=edge, zorder=2
-    )
-    ax.add_patch(patch)
-    ax.text(*at, text, ha="center", va="center", fontsize=fontsize, zorder=3)
-
-
-def _arrow(ax: Axes, start: Place, end: Place, color: str = BLACK, width: float = 1.4) -> None:
-    look: dict[str, Any] = {
-        "arrowstyle": "-|>",
-        "color": color,
-        "lw": width,
-        "shrinkA": 0,
-        "shrinkB": 0,
-        "mutation_scale": 11,
-    }
-    ax.annotate("", end, start, arrowprops=look, zorder=1)
-
 
 # ---- chapter 8
 
 
 def shared_coefficient() -> Figure:
     """Left, forward: one coefficient goes to all outputs. Right, backward: a sum comes back."""
-    fig, ax = _canvas(6.2, 3.3, (-0.75, 10.35), (-0.4, 4.1))
+    fig, ax = canvas(6.2, 3.3, (-0.75, 10.35), (-0.4, 4.1))
     for left, title, shared in (
         (0.0, "forward", "one coefficient $a_1$"),
         (5.6, "backward", "$da_1$: one sum"),
     ):
         forward = left == 0
         ax.text(left + 2.0, 3.9, title, ha="center", va="center", weight="bold")
-        _box(ax, (left + 2.0, 3.1), shared, PALE_RED, size=(3.0, 0.55))
+        box(ax, (left + 2.0, 3.1), shared, PALE_RED, size=(3.0, 0.55))
         for place, name in zip((0.0, 1.0, 2.0, 4.0), "123N"):
             _element(ax, left + place, name, forward)
             # the coefficient's box is narrower than the row of elements
             shares = (left + 2.0 + 0.5 * (place - 2.0), 2.8), (left + place, 1.68)
-            _arrow(ax, *(shares if forward else shares[::-1]), VERMILION)
+            arrow(ax, *(shares if forward else shares[::-1]), VERMILION)
         for row in (1.4, 0.0):
             ax.text(left + 3.0, row, "…", ha="center", va="center", fontsize=14)
     return fig
@@ -82,10 +35,10 @@ def shared_coefficient() -> Figure:
 
 def _element(ax: Axes, x: float, name: str, forward: bool) -> None:
     """An input and its output; backward, the gradients of the two."""
-    _box(ax, (x, 1.4), f"$y_{name}$" if forward else f"$g_{name}$")
-    _box(ax, (x, 0.0), f"$x_{name}$" if forward else f"$dx_{name}$", PALE_BLUE)
+    box(ax, (x, 1.4), f"$y_{name}$" if forward else f"$g_{name}$")
+    box(ax, (x, 0.0), f"$x_{name}$" if forward else f"$dx_{name}$", PALE_BLUE)
     ends = (x, 0.28), (x, 1.12)
-    _arrow(ax, *(ends if forward else ends[::-1]), BLUE)
+    arrow(ax, *(ends if forward else ends[::-1]), BLUE)
 
 
 def two_chains(x: float, coefficients: Sequence[float]) -> Figure:
@@ -95,23 +48,23 @@ def two_chains(x: float, coefficients: Sequence[float]) -> Figure:
         x: where both are evaluated.
         coefficients: ascending.
     """
-    fig, ax = _canvas(6.2, 2.6, (-1.75, 2.4 * len(coefficients) - 1.1), (-0.55, 2.35))
+    fig, ax = canvas(6.2, 2.6, (-1.75, 2.4 * len(coefficients) - 1.1), (-0.55, 2.35))
     value = slope = 0.0
     ax.text(-1.7, 1.2, "value", va="center", color=BLUE)
     ax.text(-1.7, 0.0, "slope", va="center", color=VERMILION)
     for step, c in enumerate(reversed(coefficients)):
         place = 2.4 * step
         value, slope = value * x + c, slope * x + value
-        _box(ax, (place, 1.2), f"{value:g}", PALE_BLUE)
-        _box(ax, (place, 0.0), f"{slope:g}", PALE_RED)
-        _arrow(ax, (place, 1.85), (place, 1.47), GREY)
+        box(ax, (place, 1.2), f"{value:g}", PALE_BLUE)
+        box(ax, (place, 0.0), f"{slope:g}", PALE_RED)
+        arrow(ax, (place, 1.85), (place, 1.47), GREY)
         name = f"$c_{len(coefficients) - 1 - step}$ = {c:g}"
         ax.text(place, 2.1, name, ha="center", va="center", color=GREY)
         if step:
             before = place - 2.0
-            _arrow(ax, (before, 1.2), (place - 0.42, 1.2), BLUE)
-            _arrow(ax, (before, 0.0), (place - 0.42, 0.0), VERMILION)
-            _arrow(ax, (before, 1.02), (place - 0.42, 0.15), BLACK)
+            arrow(ax, (before, 1.2), (place - 0.42, 1.2), BLUE)
+            arrow(ax, (before, 0.0), (place - 0.42, 0.0), VERMILION)
+            arrow(ax, (before, 1.02), (place - 0.42, 0.15), BLACK)
             ax.text(place - 1.2, 1.37, f"· {x:g}", ha="center", va="center", color=BLUE)
             ax.text(place - 1.2, -0.22, f"· {x:g}", ha="center", va="center", color=VERMILION)
             ax.text(place - 1.0, 0.77, "+", ha="center", va="center")
@@ -120,20 +73,20 @@ def two_chains(x: float, coefficients: Sequence[float]) -> Figure:
 
 def what_is_kept() -> Figure:
     """The steps of F for one x, twice: what autograd keeps of them, and what the formulas need."""
-    fig, ax = _canvas(6.2, 4.3, (-1.75, 7.55), (-0.7, 6.15))
+    fig, ax = canvas(6.2, 4.3, (-1.75, 7.55), (-0.7, 6.15))
     titles = ("autograd keeps 11 tensors", "the formulas need 1")
     for bottom, title, everything in ((3.4, titles[0], True), (0.0, titles[1], False)):
         ax.text(-1.7, bottom + 2.45, title, va="center", weight="bold")
         kept = PALE_RED if everything else "white"
         edge = BLACK if everything else GREY
-        _box(ax, (-1.3, bottom + 0.7), "x", PALE_RED)
+        box(ax, (-1.3, bottom + 0.7), "x", PALE_RED)
         for row, letter, steps in ((1.4, "P", 5), (0.0, "Q", 4)):
-            _arrow(ax, (-0.88, bottom + 0.7), (-0.45, bottom + row), edge)
+            arrow(ax, (-0.88, bottom + 0.7), (-0.45, bottom + row), edge)
             if letter == "Q":
-                _box(ax, (0.0, bottom), "|x|", kept, edge)
+                box(ax, (0.0, bottom), "|x|", kept, edge)
             _chain(ax, bottom + row, letter, steps, kept, edge)
-            _arrow(ax, (5.45, bottom + row), (6.2, bottom + 0.7 + (row - 0.7) * 0.2), edge)
-        _box(ax, (6.75, bottom + 0.7), "P / Q", "white", edge, size=(1.05, 0.55))
+            arrow(ax, (5.45, bottom + row), (6.2, bottom + 0.7 + (row - 0.7) * 0.2), edge)
+        box(ax, (6.75, bottom + 0.7), "P / Q", "white", edge, size=(1.05, 0.55))
     return fig
 
 
@@ -143,9 +96,9 @@ def _chain(ax: Axes, y: float, letter: str, steps: int, fill: str, edge: str) ->
     for step in range(steps):
         x = first + 1.25 * step
         is_last = step == steps - 1
-        _box(ax, (x, y), letter if is_last else "·", fill, edge)
+        box(ax, (x, y), letter if is_last else "·", fill, edge)
         if step or letter == "Q":
-            _arrow(ax, (x - 0.83, y), (x - 0.42, y), edge)
+            arrow(ax, (x - 0.83, y), (x - 0.42, y), edge)
 
 
 # ---- appendix A4
@@ -153,7 +106,7 @@ def _chain(ax: Axes, y: float, letter: str, steps: int, fill: str, edge: str) ->
 
 def lost_bits(digits: int = 24) -> Figure:
     """2^24 + 1 in binary, with the digits that a float32 holds."""
-    fig, ax = _canvas(6.2, 2.5, (-5.0, digits + 3.0), (-1.4, 7.6))
+    fig, ax = canvas(6.2, 2.5, (-5.0, digits + 3.0), (-1.4, 7.6))
     rows = (
         (4.2, "2²⁴", [1] + [0] * digits),
         (2.4, "1", [None] * digits + [1]),

@@ -1,6 +1,7 @@
 """The diagrams of chapter 9: two limits, trips to memory, the roofline, and a GPU's issue slots."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -8,43 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from katlib.book import plot
+from katlib.book.drawing import GREY, PALE_BLUE, PALE_RED, Place, arrow, box, canvas
 from katlib.book.plot import BLACK, BLUE, VERMILION
 
-GREY = "#8a8a8a"
-# fillings that black text can be read on
-PALE_BLUE, PALE_RED = "#cfe3f1", "#f8d9c4"
-
-Place = tuple[float, float]
-
-
-def _canvas(width: float, height: float, xlim: Place, ylim: Place) -> tuple[Figure, Axes]:
-    """A figure without axes."""
-    fig, ax = plot.new_figure(width=width, height=height)
-    ax.set(xlim=xlim, ylim=ylim)
-    ax.axis("off")
-    return fig, ax
-
-
-def _box(ax: Axes, at: Place, size: Place, text: str, fill: str) -> None:
-    """A box with rounded corners around its centre."""
-    corner = (at[0] - size[0] / 2, at[1] - size[1] / 2)
-    style = "round,pad=0,rounding_size=0.08"
-    ax.add_patch(
-        FancyBboxPatch(corner, *size, boxstyle=style, facecolor=fill, edgecolor=BLACK, zorder=2)
-    )
-    ax.text(*at, text, ha="center", va="center", zorder=3)
-
-
-def _arrow(ax: Axes, start: Place, end: Place, color: str = BLACK, width: float = 1.6) -> None:
-    look: dict[str, Any] = {
-        "arrowstyle": "-|>",
-        "color": color,
-        "lw": width,
-        "shrinkA": 0,
-        "shrinkB": 0,
-        "mutation_scale": 13,
-    }
-    ax.annotate("", end, start, arrowprops=look, zorder=1)
+_arrow = partial(arrow, width=1.6, head=13)
 
 
 # ---- two limits
@@ -52,11 +20,11 @@ def _arrow(ax: Axes, start: Place, end: Place, color: str = BLACK, width: float 
 
 def two_limits() -> Figure:
     """Above, memory and arithmetic units; below, which of the two decides the time."""
-    fig, ax = _canvas(6.8, 3.7, (0, 10), (-0.1, 5.1))
-    _box(ax, (1.4, 4.3), (2.2, 1.0), "memory", PALE_BLUE)
-    _box(ax, (8.4, 4.3), (2.8, 1.0), "arithmetic units", PALE_RED)
-    _arrow(ax, (2.55, 4.5), (6.95, 4.5), BLUE, 3.0)
-    _arrow(ax, (6.95, 4.1), (2.55, 4.1), BLUE, 3.0)
+    fig, ax = canvas(6.8, 3.7, (0, 10), (-0.1, 5.1))
+    box(ax, (1.4, 4.3), "memory", PALE_BLUE, size=(2.2, 1.0), fontsize=None)
+    box(ax, (8.4, 4.3), "arithmetic units", PALE_RED, size=(2.8, 1.0), fontsize=None)
+    _arrow(ax, (2.55, 4.5), (6.95, 4.5), BLUE, width=3.0)
+    _arrow(ax, (6.95, 4.1), (2.55, 4.1), BLUE, width=3.0)
     ax.text(4.75, 4.72, "bandwidth, bytes/s", ha="center", va="bottom", color=BLUE)
     ax.text(8.4, 3.62, "peak, FLOP/s", ha="center", va="top", color=VERMILION)
     _race(ax, 0.1, "memory-bound", bytes_bar=3.9, flops_bar=1.3)
@@ -84,7 +52,7 @@ def _race(ax: Axes, left: float, title: str, bytes_bar: float, flops_bar: float)
 
 def trips() -> Figure:
     """What one line of memory costs: in place, into another tensor on a CPU, and on a GPU."""
-    fig, ax = _canvas(6.8, 2.7, (0, 10.2), (-0.35, 3.75))
+    fig, ax = canvas(6.8, 2.7, (0, 10.2), (-0.35, 3.75))
     for left, title, arrows, count in (
         (0.1, "in place", (("x", "read"), ("x", "write")), "2 trips"),
         (
@@ -98,8 +66,8 @@ def trips() -> Figure:
         width = 1.25 * len(arrows)
         middle = left + width / 2
         ax.text(middle, 3.55, title, ha="center", va="center", weight="bold")
-        _box(ax, (middle, 2.7), (width, 0.6), "memory", PALE_BLUE)
-        _box(ax, (middle, 0.6), (width, 0.6), "core", PALE_RED)
+        box(ax, (middle, 2.7), "memory", PALE_BLUE, size=(width, 0.6), fontsize=None)
+        box(ax, (middle, 0.6), "core", PALE_RED, size=(width, 0.6), fontsize=None)
         for place, (name, what) in enumerate(arrows):
             x = left + 1.25 * (place + 0.5)
             ends = (x, 2.36), (x, 0.94)
@@ -151,8 +119,8 @@ def roofline(points: Mapping[str, Place], peak: float, bandwidth: float) -> Figu
         look: dict[str, Any] = {"xytext": shift, "textcoords": "offset points", "ha": side}
         ax.annotate(name, point, color=color, fontsize=10, **look)
     ends = points["rational, fused"], points["rational, eager"]
-    arrow: dict[str, Any] = {"arrowstyle": "->", "color": GREY, "shrinkA": 7, "shrinkB": 7}
-    ax.annotate("", *ends, arrowprops=arrow)
+    pointer: dict[str, Any] = {"arrowstyle": "->", "color": GREY, "shrinkA": 7, "shrinkB": 7}
+    ax.annotate("", *ends, arrowprops=pointer)
     return fig
 
 
@@ -167,7 +135,7 @@ def issue_slots(multiprocessors: int, clock: float, bandwidth: float) -> Figure:
         clock: Hz.
         bandwidth: bytes/s.
     """
-    fig, ax = _canvas(6.8, 3.1, (0, 10.4), (-0.45, 4.3))
+    fig, ax = canvas(6.8, 3.1, (0, 10.4), (-0.45, 4.3))
     ax.add_patch(
         FancyBboxPatch(
             (0.1, 0.55),
@@ -181,7 +149,7 @@ def issue_slots(multiprocessors: int, clock: float, bandwidth: float) -> Figure:
     ax.text(3.15, 3.85, "a multiprocessor, in one clock cycle", ha="center", va="center")
     for row in range(4):
         y = 3.3 - 0.7 * row
-        _box(ax, (1.1, y), (1.7, 0.52), "scheduler", PALE_RED)
+        box(ax, (1.1, y), "scheduler", PALE_RED, size=(1.7, 0.52), fontsize=None)
         _arrow(ax, (1.98, y), (2.6, y), VERMILION)
         for lane in range(32):
             corner = (2.65 + 0.107 * lane, y - 0.22)
@@ -191,9 +159,9 @@ def issue_slots(multiprocessors: int, clock: float, bandwidth: float) -> Figure:
         ha="center", va="center", color=VERMILION,
     )  # fmt: skip
     ax.text(3.15, -0.25, "= instructions/s", ha="center", va="center", color=VERMILION)
-    _box(ax, (9.3, 2.25), (1.9, 2.2), "memory", PALE_BLUE)
-    _arrow(ax, (8.3, 2.5), (6.3, 2.5), BLUE, 3.0)
-    _arrow(ax, (6.3, 2.0), (8.3, 2.0), BLUE, 3.0)
+    box(ax, (9.3, 2.25), "memory", PALE_BLUE, size=(1.9, 2.2), fontsize=None)
+    _arrow(ax, (8.3, 2.5), (6.3, 2.5), BLUE, width=3.0)
+    _arrow(ax, (6.3, 2.0), (8.3, 2.0), BLUE, width=3.0)
     ax.text(9.0, 0.25, f"{bandwidth / 1e12:.2f} TB/s", ha="center", va="center", color=BLUE)
     ax.text(9.0, -0.25, "= bytes/s", ha="center", va="center", color=BLUE)
     return fig

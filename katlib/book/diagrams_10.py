@@ -1,55 +1,21 @@
 """The diagrams of chapter 10: who reads what, and where the terms of a sum meet."""
 
 from collections.abc import Iterable
-from typing import Any
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from katlib.book import plot
+from katlib.book.drawing import GREY, PALE, PALE_BLUE, PALE_RED, Place, arrow, box, canvas
 from katlib.book.plot import BLACK, BLUE, VERMILION
-
-GREY = "#8a8a8a"
-# fillings that black text can be read on
-PALE, PALE_BLUE, PALE_RED = "#f1f1f1", "#cfe3f1", "#f8d9c4"
 
 # threads
 WARP = 32
 
-Place = tuple[float, float]
-
-
-def _canvas(width: float, height: float, xlim: Place, ylim: Place) -> tuple[Figure, Axes]:
-    """A figure without axes."""
-    fig, ax = plot.new_figure(width=width, height=height)
-    ax.set(xlim=xlim, ylim=ylim)
-    ax.axis("off")
-    return fig, ax
-
-
-def _box(ax: Axes, at: Place, text: str, size: Place, fill: str = "white") -> None:
-    """A box with rounded corners around its centre."""
-    width, height = size
-    corner = (at[0] - width / 2, at[1] - height / 2)
-    style = "round,pad=0,rounding_size=0.1"
-    patch = FancyBboxPatch(
-        corner, width, height, boxstyle=style, facecolor=fill, edgecolor=BLACK, zorder=2
-    )
-    ax.add_patch(patch)
-    ax.text(*at, text, ha="center", va="center", fontsize=10, zorder=3)
-
-
-def _arrow(ax: Axes, start: Place, end: Place, color: str = BLACK, width: float = 1.2) -> None:
-    look: dict[str, Any] = {
-        "arrowstyle": "-|>",
-        "color": color,
-        "lw": width,
-        "shrinkA": 0,
-        "shrinkB": 0,
-        "mutation_scale": 9,
-    }
-    ax.annotate("", end, start, arrowprops=look, zorder=1)
+_arrow = partial(arrow, width=1.2, head=9)
+_box = partial(box, fontsize=10, rounding=0.1)
 
 
 def _threads(ax: Axes, places: Iterable[float], y: float) -> None:
@@ -60,7 +26,7 @@ def _threads(ax: Axes, places: Iterable[float], y: float) -> None:
 def layout(groups: int = 3, packs: int = 6, rows: int = 3, threads: int = 12) -> Figure:
     """Rows of memory in packs, with the threads of a block on the packs of the middle group."""
     columns = groups * packs
-    fig, ax = _canvas(6.4, 2.5, (-2.1, columns + 0.1), (-1.1, rows + 1.2))
+    fig, ax = canvas(6.4, 2.5, (-2.1, columns + 0.1), (-1.1, rows + 1.2))
     chosen = groups // 2
     for row in range(rows):
         y = rows - 1 - row
@@ -113,13 +79,13 @@ def _sums(ax: Axes, left: float, y: float, fill: str) -> list[Place]:
     """A row of boxes, one for each coefficient; returns the middle of each one's upper edge."""
     places = [(left + 0.9 * k, y) for k in range(len(SUMS))]
     for at, name in zip(places, SUMS):
-        _box(ax, at, name, (0.8, 0.55), fill)
+        _box(ax, at, name, fill, size=(0.8, 0.55))
     return [(x, y + 0.3) for x, _ in places]
 
 
 def atomics_in_l2() -> Figure:
     """Stage 1: the threads of all blocks send every term to the same few sums in the L2 cache."""
-    fig, ax = _canvas(6.2, 2.9, (-1.9, 9.0), (-0.9, 4.1))
+    fig, ax = canvas(6.2, 2.9, (-1.9, 9.0), (-0.9, 4.1))
     targets = _sums(ax, 2.8, 0.0, PALE_RED)
     ax.text(-1.8, 3.3, "threads", va="center")
     ax.text(-1.8, 0.0, "L2 cache", va="center")
@@ -132,7 +98,7 @@ def atomics_in_l2() -> Figure:
         _threads(ax, x, 3.3)
         for start in x:
             for target in targets[:2]:
-                _arrow(ax, (start, 3.1), target, VERMILION, 0.7)
+                _arrow(ax, (start, 3.1), target, VERMILION, width=0.7)
     ax.text(0.0, -0.7, "each arrow once for every element", color=GREY, va="center")
     return fig
 
@@ -161,23 +127,23 @@ def _block_of_a_stage(ax: Axes, first: float, targets: list[Place], shared: bool
     ax.add_patch(Rectangle((first - 0.4, 1.25), 2.6, 2.35, facecolor="white", edgecolor=GREY))
     _threads(ax, x, 3.2)
     if shared:
-        _box(ax, (first + 0.9, 1.7), "10 shared", (2.0, 0.55), PALE_RED)
+        _box(ax, (first + 0.9, 1.7), "10 shared", PALE_RED, size=(2.0, 0.55))
         for start in x:
             _arrow(ax, (start, 3.0), (first + 0.9, 2.0), VERMILION)
         _arrow(ax, (first + 0.9, 1.4), targets[1], BLACK)
         return
     for start in x:
-        _box(ax, (start, 2.2), "10", (0.5, 0.5), PALE_BLUE)
+        _box(ax, (start, 2.2), "10", PALE_BLUE, size=(0.5, 0.5))
         _arrow(ax, (start, 3.0), (start, 2.47), VERMILION)
         _arrow(ax, (start, 1.93), targets[1], BLACK)
 
 
 def shuffle_tree(lanes: int = 8) -> Figure:
     """A warp adds up: in each step a lane takes the sum of the lane half as far on as before."""
-    fig, ax = _canvas(6.2, 3.2, (-2.3, lanes - 0.5), (-0.5, 6.6))
+    fig, ax = canvas(6.2, 3.2, (-2.3, lanes - 0.5), (-0.5, 6.6))
     half, y = lanes, 6.0
     for lane in range(lanes):
-        _box(ax, (lane, y), f"$s_{lane}$", (0.66, 0.72), PALE_BLUE)
+        _box(ax, (lane, y), f"$s_{lane}$", PALE_BLUE, size=(0.66, 0.72))
     while half > 1:
         half //= 2
         ax.text(-0.8, y - 1.0, f"half = {half}", ha="right", va="center", color=GREY)
@@ -186,7 +152,7 @@ def shuffle_tree(lanes: int = 8) -> Figure:
                 color = BLACK if source == lane else VERMILION
                 _arrow(ax, (source, y - 0.4), (lane, y - 1.58), color)
             count = lanes // half
-            _box(ax, (lane, y - 2.0), f"Σ {count}", (0.66, 0.72), PALE_RED)
+            _box(ax, (lane, y - 2.0), f"Σ {count}", PALE_RED, size=(0.66, 0.72))
         y -= 2.0
     return fig
 
@@ -217,9 +183,9 @@ def instructions(kernels: dict[str, tuple[float, float]], room: tuple[float, flo
 
 def two_stages(parts: int = 4) -> Figure:
     """Stage 5: each block has a column of its own; a warp of the second kernel adds up a row."""
-    fig, ax = _canvas(6.4, 3.0, (-0.2, 11.6), (-0.9, 4.6))
+    fig, ax = canvas(6.4, 3.0, (-0.2, 11.6), (-0.9, 4.6))
     for part in range(parts):
-        _box(ax, (1.0 + 1.3 * part, 3.7), f"block {part}", (1.15, 0.6), PALE_BLUE)
+        _box(ax, (1.0 + 1.3 * part, 3.7), f"block {part}", PALE_BLUE, size=(1.15, 0.6))
         _arrow(ax, (1.0 + 1.3 * part, 3.4), (1.0 + 1.3 * part, 2.5), BLUE)
     for k, name in enumerate(SUMS):
         y = 2.05 - 0.7 * k
@@ -230,7 +196,7 @@ def two_stages(parts: int = 4) -> Figure:
         if name == "…":
             continue
         _arrow(ax, (0.4 + 1.3 * parts, y), (7.0, y), VERMILION)
-        _box(ax, (7.7, y), "a warp", (1.3, 0.55), PALE_RED)
+        _box(ax, (7.7, y), "a warp", PALE_RED, size=(1.3, 0.55))
         _arrow(ax, (8.4, y), (9.3, y), VERMILION)
         ax.text(9.5, y, "d" + name, va="center")
     ax.text(3.0, 4.4, "first kernel: each block writes its own column", ha="center", color=BLUE)
