@@ -8,31 +8,20 @@ from katlib.extras import require
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The runs of one condition beside those of another with the same seeds.
-
-    Accuracies and their differences are fractions. The interval and p are those of the paired
-    t-test, which takes the differences to be normally distributed.
+class Condition:
+    """The runs of one condition of a study. Accuracies are fractions.
 
     Attributes:
         condition: its key in the study.
         title: its name on the page.
         parameters: of its model.
-        accuracies: of all seeds of the condition, in the order of the seeds.
-        differences: to the other condition, in the order of the seeds that both have; empty for a
-            condition beside itself, for which `low`, `high` and `p` are not a number.
-        low, high: the 95% confidence interval of the mean difference.
-        p: of the two-sided test that the mean difference is 0.
+        accuracies: of all its runs, in the order of the seeds.
     """
 
     condition: str
     title: str
     parameters: int
     accuracies: tuple[float, ...]
-    differences: tuple[float, ...]
-    low: float
-    high: float
-    p: float
 
     @property
     def mean(self) -> float:
@@ -43,6 +32,27 @@ class Comparison:
     def std(self) -> float:
         """Standard deviation of the accuracies."""
         return statistics.stdev(self.accuracies)
+
+
+@dataclass(frozen=True)
+class Comparison(Condition):
+    """The runs of one condition beside those of another with the same seeds.
+
+    The interval and p are those of the paired t-test, which takes the differences to be normally
+    distributed.
+
+    Attributes:
+        differences: of the accuracies to the other condition, in the order of the seeds that both
+            have; empty for a condition beside itself, for which `low`, `high` and `p` are not a
+            number.
+        low, high: the 95% confidence interval of the mean difference.
+        p: of the two-sided test that the mean difference is 0.
+    """
+
+    differences: tuple[float, ...]
+    low: float
+    high: float
+    p: float
 
     @property
     def difference(self) -> float:
@@ -133,36 +143,21 @@ def paired_interval(differences: list[float]) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Condition):
     """All runs of one condition beside all runs of the control.
 
-    Accuracies and their differences are fractions.
-
     Attributes:
-        condition: its key in the study.
-        title: its name on the page.
-        parameters: of its model.
-        accuracies: in the order of the seeds.
-        difference: of the means, condition minus control; not a number for the control itself, as
-            are `low`, `high` and `p`.
+        difference: of the mean accuracies, condition minus control; not a number for the control
+            itself, as are `low`, `high` and `p`.
         low, high: the 95% simultaneous confidence interval of Dunnett's test: all intervals of the
             family hold together with a probability of 95%.
         p: of the test that the difference is 0, adjusted for the number of comparisons.
     """
 
-    condition: str
-    title: str
-    parameters: int
-    accuracies: tuple[float, ...]
     difference: float
     low: float
     high: float
     p: float
-
-    @property
-    def mean(self) -> float:
-        """Mean of the accuracies."""
-        return statistics.mean(self.accuracies)
 
     @property
     def verdict(self) -> str:
