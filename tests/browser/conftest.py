@@ -64,8 +64,8 @@ def collect_requests_to_the_network(page, faults: list[str]) -> None:
 
 
 @pytest.fixture
-def show_figure(chromium):
-    """A function that opens a page of one live figure, which its widget need not be built into.
+def new_page(chromium):
+    """A function that opens an empty page in a window of its own.
 
     After the test, nothing may have been requested from the network, and nothing may have gone
     wrong.
@@ -73,13 +73,27 @@ def show_figure(chromium):
     contexts = []
     faults: list[str] = []
 
-    def show_(widget, width: int = 720, height: int = 900, theme: str = "light", **options):
+    def new(width: int, height: int = 900, **options):
         viewport = {"width": width, "height": height}
         context = chromium.new_context(viewport=viewport, offline=True, **options)
         contexts.append(context)
         page = context.new_page()
         collect_errors(page, faults)
         collect_requests_to_the_network(page, faults)
+        return page
+
+    yield new
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+@pytest.fixture
+def show_figure(new_page):
+    """A function that opens a page of one live figure, which its widget need not be built into."""
+
+    def show_(widget, width: int = 720, height: int = 900, theme: str = "light", **options):
+        page = new_page(width, height, **options)
         script = LIVE.read_text(encoding="utf-8")
         page.set_content(
             f'<html lang="en" data-theme="{theme}"><head><meta name="viewport" '
@@ -90,34 +104,17 @@ def show_figure(chromium):
         page.wait_for_timeout(100)
         return page.locator(".katlib-live")
 
-    yield show_
-    for context in contexts:
-        context.close()
-    assert not faults
+    return show_
 
 
 @pytest.fixture
-def open_page(browser):
-    """A function that opens a page of the book.
-
-    After the test, nothing may have been requested from the network, and nothing may have gone
-    wrong.
-    """
-    contexts = []
-    faults: list[str] = []
+def open_page(browser, new_page):
+    """A function that opens a page of the book."""
 
     def open_(path: str, width: int = 1200, height: int = 900, **options):
-        viewport = {"width": width, "height": height}
-        context = browser.new_context(viewport=viewport, offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
+        page = new_page(width, height, **options)
         page.set_default_timeout(120_000)
-        collect_errors(page, faults)
-        collect_requests_to_the_network(page, faults)
         page.goto((HTML / path).as_uri())
         return page
 
-    yield open_
-    for context in contexts:
-        context.close()
-    assert not faults
+    return open_

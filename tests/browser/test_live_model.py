@@ -5,7 +5,7 @@ import json
 import live
 import pytest
 import torch
-from conftest import LIVE, collect_errors, collect_requests_to_the_network
+from conftest import LIVE
 from torch import Tensor
 
 import katlib
@@ -147,9 +147,8 @@ def test_edits_that_are_taken_back_leave_no_trace(engine_page):
 
 
 @pytest.fixture
-def show(chromium, tmp_path):
+def show(new_page, tmp_path):
     """A function that opens the figure from a file, with its weights in another one."""
-    contexts, faults = [], []
 
     def show_(explorer, width: int = 760, hash: str = "", script: str = "", **options):
         code = LIVE.read_text(encoding="utf-8")
@@ -161,21 +160,13 @@ def show(chromium, tmp_path):
             f'<body><div class="live-place">{state}</div><script>{code}</script></body></html>',
             encoding="utf-8",
         )
-        viewport = {"width": width, "height": 900}
-        context = chromium.new_context(viewport=viewport, offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        collect_errors(page, faults)
-        collect_requests_to_the_network(page, faults)
+        page = new_page(width, **options)
         page.goto(file.as_uri() + hash)
         page.locator("[data-live=ready]").wait_for()
         page.wait_for_timeout(200)
         return page.locator(".katlib-live")
 
-    yield show_
-    for context in contexts:
-        context.close()
-    assert not faults
+    return show_
 
 
 @pytest.fixture
